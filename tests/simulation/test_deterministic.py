@@ -9,7 +9,7 @@ import sys
 _PRINTS_DIGESTS = """
 import hashlib
 from dataclasses import replace
-from absurd_contimg.simulation.campaign.campaign import Campaign
+from absurd_contimg.simulation.campaign.campaign import Campaign, digest_of
 from absurd_contimg.simulation.model.worker_factory import (
     SETTINGS, PipelineWorkers, pipeline_params
 )
@@ -36,7 +36,7 @@ for shuffle_seed in (None, 1, 2):
     run = CrashRun(spec, parse_schedule("pause@40,kill@9"))
     run.run()
     histories = run.world.histories()
-    text = repr(list(map(str, found.crash_points))) + repr(histories)
+    text = repr(list(map(str, found.crash_points))) + digest_of(histories)
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     print("exploration", shuffle_seed, found.futures, len(found.findings), digest)
 """

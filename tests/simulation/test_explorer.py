@@ -12,6 +12,7 @@ from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.procedures import runs
 from absurd_contimg.core import lost_leases
 from absurd_contimg.core.context import TaskContext
+from absurd_contimg.simulation.campaign.campaign import digest_of
 from absurd_contimg.simulation.exploration.crash_run import CrashRun
 from absurd_contimg.simulation.exploration.example_workflows import everything_spec, pipeline_spec
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
@@ -182,10 +183,10 @@ def test_futures_with_the_same_beginning_are_the_same(spec: ExplorationSpec) -> 
     duplicates = [same for same in runs.values() if len(same) > 1]
     assert duplicates
     for first, *others in duplicates:
-        outcome, histories = first.run(), repr(first.world.histories())
+        outcome, histories = first.run(), digest_of(first.world.histories())
         for other in others:
             assert other.run() == outcome
-            assert repr(other.world.histories()) == histories
+            assert digest_of(other.world.histories()) == histories
             assert other.trace == first.trace
 
 

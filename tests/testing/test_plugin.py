@@ -17,7 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.errors import TaskNotCompleted
 from absurd_contimg.simulation.campaign.campaign import Campaign
+from absurd_contimg.simulation.exploration import crash_run
 from absurd_contimg.simulation.exploration.crash_run import CrashRun
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.model.faults import FaultKind, InjectedFault
@@ -72,8 +74,12 @@ def test_assertions_on_a_history() -> None:
     assert_no_violations([history])
     with pytest.raises(AssertionError, match="no step was started again"):
         assert_resumes_from(history, "two")
-    broken = run_handler(two_steps, {"breaks": True})
+    broken = run_handler(two_steps, {"breaks": True}, ends="failed")
     assert_failed(broken, "permanent")
+    with pytest.raises(TaskNotCompleted, match=r"'task' .*: failed \(ValueError: wrong\)"):
+        assert broken.result
+    assert history.result == [1, 2]
+    assert len(repr(history)) < 200
     with pytest.raises(AssertionError, match="it is failed"):
         assert_completed(broken)
 
@@ -184,6 +190,48 @@ async def knows_no_network(_params: Any, _ctx: TaskContext) -> None:
 def test_handler_that_never_succeeds_is_no_success(handler: Any, says: str) -> None:
     with pytest.raises(AssertionError, match=says):
         explore_crashes(handler, {})
+
+
+def test_a_failure_names_its_type_and_the_line_of_the_handler() -> None:
+    says = r"failed .*not completed: ValueError at test_plugin.py, line \d+, in two: wrong. .*ends="
+    with pytest.raises(AssertionError, match=says):
+        run_handler(two_steps, {"breaks": True})
+
+
+async def awaits_child(params: Any, ctx: TaskContext) -> Any:
+    child = await ctx.spawn("child", {}, queue="children")
+    return [(await ctx.await_task_result(child, "children")).result, "of a child"]
+
+
+async def awaits_go(_params: Any, ctx: TaskContext) -> Any:
+    return await ctx.await_event("go")
+
+
+def test_the_history_is_that_of_the_task_and_not_of_its_child() -> None:
+    history = run_handler(awaits_child, {}, others={"children": {"child": plain_step}})
+    assert history.result == [1, "of a child"]
+
+
+@pytest.mark.parametrize(
+    ("handler", "others", "says"),
+    [
+        (awaits_go, {}, r"sleeping \(event go\). Emit it: external_inputs"),
+        (awaits_child, {}, "there is no queue 'children': create it"),
+        (
+            awaits_child,
+            {"children": {"other": awaits_go}},
+            "it is running, task 'child' of queue 'children' is sleeping for want of a handler",
+        ),
+    ],
+)
+@pytest.mark.parametrize("function", [run_handler, explore_crashes])
+def test_a_wait_without_end_is_said(
+    function: Any, handler: Any, others: Any, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exploration of the last one never ended, and its history was that of a running task."""
+    monkeypatch.setattr(crash_run, "_CALLBACKS_MAX", 10_000)
+    with pytest.raises(AssertionError, match=says):
+        function(handler, {}, others=others)
 
 
 def test_handler_that_should_fail_may() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from absurd_contimg.core.failures import FailureKind, action_of
@@ -35,8 +38,20 @@ class FailedRun:
     advice: str | None = None
     logs: tuple[str, ...] = ()
     traceback: str | None = None
+    where: str | None = None
+    """The innermost line of the handler's own code: ``orders.py, line 12, in charge``."""
     final: bool = False
     """The task ended with it."""
+
+    @property
+    def text(self) -> str:
+        """``ValueError at orders.py, line 12, in charge: no such card``.
+
+        Where no line is known, as with errors of this package, the message alone.
+        """
+        if self.where is None:
+            return self.message or self.name
+        return f"{self.name} at {self.where}: {self.message}"
 
 
 def failed_runs(history: History) -> list[FailedRun]:
@@ -66,6 +81,7 @@ def _failed_run(run: Run, final: bool, lost: object) -> FailedRun:
 
     logs = reason.get("logs")
     expired = reason.get("name") == LEASE_EXPIRED
+    traceback = text("traceback")
     return FailedRun(
         attempt=run.attempt,
         failed_at=run.failed_at,
@@ -79,9 +95,35 @@ def _failed_run(run: Run, final: bool, lost: object) -> FailedRun:
         path=text("path"),
         advice=text("advice"),
         logs=tuple(map(str, logs)) if isinstance(logs, list | tuple) else (),
-        traceback=text("traceback"),
+        traceback=traceback,
+        where=None if traceback is None else line_of_handler(traceback),
         final=final,
     )
+
+
+_FRAME = re.compile(r'^[ |+-]*File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
+_OWN = ("/src/absurd_contimg/", "/site-packages/absurd_contimg/")
+_LIBRARIES = ("/lib/python3", "<frozen ")
+
+
+def line_of_handler(traceback: str) -> str | None:
+    """The innermost line of a traceback that is neither of this package nor of a library.
+
+    Of a handler that is installed as a library, its first line; None for the package's own.
+    """
+    frames = _FRAME.findall(traceback)
+    users = [frame for frame in frames if not any(part in frame[0] for part in _OWN + _LIBRARIES)]
+    if not users:
+        users = [
+            frame
+            for caller, frame in pairwise(frames)
+            if caller[0].endswith("/absurd_contimg/core/tasks.py")
+            and not any(part in frame[0] for part in _OWN)
+        ]
+    if not users:
+        return None
+    path, line, function = users[-1]
+    return f"{Path(path).name}, line {line}, in {function}"
 
 
 def reason_of(run: Run) -> Mapping[str, Any]:

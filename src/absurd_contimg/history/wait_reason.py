@@ -77,7 +77,8 @@ def _after_failure(
     cause: Cause, due: datetime | None, step: str | None, failure: FailedRun | StepOutcome
 ) -> WaitReason:
     kind, rule, path = failure.kind, failure.rule, failure.path
-    return WaitReason(cause, due, None, step, kind, rule, failure.message, path, failure.advice)
+    message = failure.text if isinstance(failure, FailedRun) else failure.message
+    return WaitReason(cause, due, None, step, kind, rule, message, path, failure.advice)
 
 
 def _last_noted(history: History) -> tuple[str | None, StepOutcome | None]:

@@ -31,7 +31,7 @@ from absurd_contimg.workflows.orchestrator import IMAGING_STAGES
 _REFRESH_SECONDS = 0.5
 LINE_SECONDS = 10.0
 """Between two looks that are printed where there is no terminal."""
-_FAILURE_KEYS = ("kind", "rule", "step", "message", "path", "advice", "logs")
+_FAILURE_KEYS = ("kind", "rule", "step", "name", "message", "where", "path", "advice", "logs")
 """What the JSON of a task has of its failure."""
 
 _COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "cancelled": "magenta"}
@@ -120,6 +120,9 @@ def _activity(summary: TaskSummary, explanation: WaitExplanation | None) -> str:
         parts = [f"{start.step} ({start.ending})" for start in summary.starts[-1:]]
         remark = _remark(summary)
         return " ".join([*parts, f"({remark})"] if remark else parts)
+    if failure.where is not None:
+        step = None if failure.step is None else f"step {failure.step}"
+        return ": ".join(filter(None, (step, one_line(failure.text))))
     if failure.kind is None:  # by the SDK or by Absurd: without a step
         first_line = failure.message.strip().partition("\n")[0]
         return ": ".join(filter(None, (failure.name, first_line))) or "no reason given"
@@ -234,7 +237,7 @@ def _caption(summary: TaskSummary, explanation: WaitExplanation | None) -> str |
         return None
     heading = ", ".join(filter(None, (failure.kind or failure.name, failure.rule, failure.path)))
     advice = message_line(failure.advice or "")
-    return f"[red]{cell(heading)}[/]: {message_line(failure.message)}\n{advice}"
+    return f"[red]{cell(heading)}[/]: {message_line(failure.text)}\n{advice}"
 
 
 def _outcome(start: StepStart, previous: StepStart | None) -> str:
@@ -350,7 +353,7 @@ def _now(summary: TaskSummary, now: datetime, why: str) -> str:
         failure = summary.last_failure
         if failure is None:
             return ""
-        return f"[red]{cell(failure.kind or '')}[/] {escape(one_line(failure.message, 90))}"
+        return f"[red]{cell(failure.kind or '')}[/] {escape(one_line(failure.text, 90))}"
     if summary.waiting is not None:
         return f"[yellow]{cell(why)}[/]"
     if summary.state != "running" or not summary.starts:

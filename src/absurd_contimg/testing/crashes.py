@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
-from absurd_contimg.core.records import History, Json, SpawnOptions, State
+from absurd_contimg.core.records import LIVE_STATES, History, Json, SpawnOptions, State
+from absurd_contimg.history.invariants.world import world_never_stands_still
 from absurd_contimg.history.summary import summarize
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.exploration.explorer import (
@@ -22,6 +23,7 @@ from absurd_contimg.simulation.exploration.explorer import (
     explore,
     replay,
 )
+from absurd_contimg.simulation.exploration.outcome import Outcome
 from absurd_contimg.simulation.model.faults import ALL_FAULTS, FaultKind, parse_kind, parse_schedule
 from absurd_contimg.simulation.model.worker_factory import SETTINGS, AnyHandler, HandlerWorkers
 
@@ -38,17 +40,22 @@ def handler_spec(
     options: SpawnOptions | None = None,
     others: Mapping[str, Mapping[str, AnyHandler]] | None = None,
     lease_seconds: int = 60,
+    concurrency: int = 1,
     **spec: Any,
 ) -> ExplorationSpec:
     """A world with one task for `handler`; `others` are further handlers by queue and name.
 
-    Further arguments are those of `ExplorationSpec`.
+    Each queue has a worker with `concurrency` slots. Further arguments are those of
+    `ExplorationSpec`.
     """
     handlers: dict[str, dict[str, AnyHandler]] = {queue: {task_name: handler}}
     for name, more in (others or {}).items():
         handlers.setdefault(name, {}).update(more)
     return ExplorationSpec(
-        HandlerWorkers(handlers, replace(SETTINGS, claim_timeout_seconds=lease_seconds)),
+        HandlerWorkers(
+            handlers,
+            replace(SETTINGS, claim_timeout_seconds=lease_seconds, concurrency=concurrency),
+        ),
         [Job(queue, task_name, params, options)],
         tuple(handlers),
         lease_seconds,
@@ -101,23 +108,9 @@ def _check_baseline(spec: ExplorationSpec, ends: State) -> None:
     __tracebackhide__ = True
     with _all_awaited():
         outcome, histories = baseline(spec)
-    state = histories[0].task.state
-    if state in ("pending", "sleeping"):
-        wait = summarize(histories[0]).waiting
-        raise AssertionError(
-            f"the task has not ended after {spec.horizon_seconds / 86_400:g} days of virtual time: "
-            f"it is {state}{'' if wait is None else f' ({wait})'}. If it may take longer: "
-            "explore_crashes(..., horizon_seconds=...)"
-        )
+    _check_end(spec, outcome, histories, ends, "explore_crashes")
     if outcome.violations:
         return  # the exploration reports them, with the trace
-    if state != ends:
-        failure = summarize(histories[0]).last_failure
-        raise AssertionError(
-            f"the task is {state} without any fault, not {ends}: "
-            f"{'' if failure is None else failure.message}. "
-            f"If that is right: explore_crashes(..., ends={state!r})"
-        )
     again, _ = baseline(spec)
     if again != outcome:
         differences = "\n".join(f"  {line}" for line in again.differences(outcome))
@@ -132,6 +125,78 @@ def _check_baseline(spec: ExplorationSpec, ends: State) -> None:
                 "a step runs again whenever the task wakes or is retried. Put it into a step; if "
                 "it may be repeated, name it in `repeats`"
             )
+
+
+def _task_history(spec: ExplorationSpec, histories: Iterable[History]) -> History:
+    """The history of the task that is tested: its children's stand beside it, oldest first."""
+    job = spec.jobs[0]
+    ours = (job.queue, job.task_name)
+    return next(each for each in histories if (each.queue_name, each.task.task_name) == ours)
+
+
+def _check_end(
+    spec: ExplorationSpec,
+    outcome: Outcome,
+    histories: Collection[History],
+    ends: State,
+    function: str,
+) -> None:
+    """Raise `AssertionError` if the task has not ended as it should without any fault."""
+    __tracebackhide__ = True
+    history = _task_history(spec, histories)
+    state = history.task.state
+    if state in LIVE_STATES:
+        others = [
+            each for each in histories if each is not history and each.task.state in LIVE_STATES
+        ]
+        standstill = _standstill(outcome)
+        if standstill is not None and not others:
+            raise AssertionError(standstill)
+        if standstill is None:
+            when = f"after {spec.horizon_seconds / 86_400:g} days of virtual time"
+            remedy = f"If it may take longer: {function}(..., horizon_seconds=...)"
+        else:
+            when = f"when {standstill.partition(':')[0]}"
+            remedy = "A task that awaits another polls: if that one is slow, let it emit an event"
+        wait = summarize(history).waiting
+        if wait is not None and wait.cause == "event":
+            remedy = "Emit it: external_inputs=[ExternalInput(SECONDS, ...)]. " + remedy
+        raise AssertionError(
+            f"the task has not ended {when}: it is {state}"
+            f"{'' if wait is None else f' ({wait})'}{_shown(spec, others)}. {remedy}"
+        )
+    if state != ends and not outcome.violations:
+        failure = summarize(history).last_failure
+        raise AssertionError(
+            f"the task is {state} without any fault, not {ends}: "
+            f"{'' if failure is None else failure.text}. "
+            f"If that is right: {function}(..., ends={state!r})"
+        )
+
+
+def _shown(spec: ExplorationSpec, tasks: Iterable[History]) -> str:
+    """The other tasks that have not ended, and why that may be."""
+    workers = cast(HandlerWorkers, spec.worker_factory)
+    text, states = "", set()
+    for each in tasks:
+        name, queue = each.task.task_name, each.queue_name
+        text += f", task {name!r} of queue {queue!r} is {each.task.state}"
+        if name not in workers.handlers.get(queue, {}):
+            text += f" for want of a handler (others={{{queue!r}: {{{name!r}: ...}}}})"
+        states.add(each.task.state)
+    if "pending" in states:
+        text += (
+            ". A task that awaits another keeps its slot, and the worker of each queue has "
+            f"{workers.settings.concurrency} (concurrency=...); best, those that are awaited have "
+            "a queue of their own"
+        )
+    return text
+
+
+def _standstill(outcome: Outcome) -> str | None:
+    """What keeps the world from going on at all, such as a loop without end."""
+    name = world_never_stands_still.__name__
+    return next((each.text for each in outcome.violations if each.invariant == name), None)
 
 
 def _replay(spec: ExplorationSpec, schedule: str) -> NoReturn:
@@ -150,15 +215,20 @@ def _replay(spec: ExplorationSpec, schedule: str) -> NoReturn:
     pytest.skip(f"the future {schedule} ends well")
 
 
-def run_handler(handler: AnyHandler, params: Json, **spec: object) -> History:
+def run_handler(
+    handler: AnyHandler, params: Json, *, ends: State = "completed", **spec: object
+) -> History:
     """The history of a handler's task, run to its end in virtual time without faults.
 
-    Raises `AssertionError` for a call that is not awaited, which does nothing.
+    Raises `AssertionError` if it does not end in the state `ends`, and for a call that is not
+    awaited, which does nothing. Further arguments are those of `handler_spec`.
     """
     __tracebackhide__ = True
+    tested = handler_spec(handler, params, **spec)  # type: ignore[arg-type]
     with _all_awaited():
-        _, histories = baseline(handler_spec(handler, params, **spec))  # type: ignore[arg-type]
-    return histories[0]
+        outcome, histories = baseline(tested)
+    _check_end(tested, outcome, histories, ends, "run_handler")
+    return _task_history(tested, histories)
 
 
 @contextmanager

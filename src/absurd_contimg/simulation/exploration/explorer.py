@@ -71,6 +71,11 @@ class Finding:
         """The schedule as `parse_schedule` reads it."""
         return ",".join(map(str, self.schedule))
 
+    def __repr__(self) -> str:
+        return (
+            f"<Finding: faults {self.schedule_text or '(none)'}, {len(self.violations)} violations>"
+        )
+
     def __str__(self) -> str:
         lines = [f"faults {self.schedule_text or '(none)'}"]
         lines += [f"  {violation}" for violation in self.violations[:6]]
@@ -99,6 +104,12 @@ class Exploration:
     def effects(self) -> int:
         """Of the baseline run."""
         return len(self.crash_points) // 2
+
+    def __repr__(self) -> str:
+        return (
+            f"<Exploration of {len(self.crash_points)} crash points: {self.futures} futures, "
+            f"{self.duplicates} duplicates, {len(self.findings)} findings>"
+        )
 
     def add(self, other: Exploration) -> None:
         """Add what another part of the same exploration has found."""

@@ -1,0 +1,70 @@
+"""The line of a handler's own code in a failure, as ``contimg history`` shows it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.history.failures import line_of_handler
+from absurd_contimg.history.summary import read_histories, summarize
+from absurd_contimg.operations.terminal import history_table, tasks_table
+
+
+async def charge(params: Any, ctx: TaskContext) -> Any:
+    async def ask_bank() -> Any:
+        return json.loads(params["answer"])
+
+    return await ctx.step("charge", ask_bank)
+
+
+@pytest.mark.parametrize("tries", [1, 2])
+async def test_history_and_status_show_type_and_line(tries: int) -> None:
+    """Of a task that has failed, and of one that waits for its second try."""
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue("q")
+    params = {"answer": "{"} if tries == 1 else {}
+    await backend.spawn_task("q", "task", params)
+    registry = TaskRegistry()
+    registry.add("task", charge)
+    policy = RetryPolicy(backoff_first_seconds=3600.0)
+    hook = None if tries == 1 else (lambda _evidence: 60.0)
+    worker = Worker(backend, registry, WorkerSettings("q", "w"), policy=policy, retry_hook=hook)
+    await worker.run(until_idle=True)
+    (history,) = await read_histories(backend, "q")
+    console = Console(width=200)
+    with console.capture() as capture:
+        now = await backend.current_time()
+        console.print(history_table(history), tasks_table([summarize(history)], now))
+    shown = " ".join(capture.get().split())
+    name = "JSONDecodeError" if tries == 1 else "KeyError"
+    assert f"{name} at test_failed_lines.py, line 23, in ask_bank:" in shown
+
+
+OWN = '  File "/venv/lib/python3.11/site-packages/absurd_contimg/core/tasks.py", line 76, in call\n'
+LIBRARY = '  File "/venv/lib/python3.11/site-packages/{}.py", line {}, in f\n'
+
+
+@pytest.mark.parametrize(
+    ("traceback", "line"),
+    [
+        (OWN + '  File "/opt/orders.py", line 8, in order\n', "orders.py, line 8, in order"),
+        (
+            OWN + LIBRARY.format("orders", 7) + LIBRARY.format("httpx", 70),
+            "orders.py, line 7, in f",
+        ),
+        (OWN + OWN, None),
+        (LIBRARY.format("casatasks", 7), None),
+        ('  | File "/opt/a.py", line 1, in group\n', "a.py, line 1, in group"),
+    ],
+    ids=["own file", "installed handler", "this package", "a stage", "group"],
+)
+def test_the_innermost_line_of_the_handler_is_found(traceback: str, line: str | None) -> None:
+    assert line_of_handler(traceback) == line
