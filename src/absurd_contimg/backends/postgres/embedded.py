@@ -41,6 +41,8 @@ from absurd_contimg.owned_folders import Mark, remove_tree, take_folder
 _SUPERUSER = "postgres"
 _DATA, _LOG = "data", "server.log"
 """Relative to the folder in which programs run: pg_ctl gives them to a shell, which knows ``$``."""
+_USERS = "users.lock"
+"""Made when a server has first run, and removed by nobody."""
 _PORT = 5432
 """Part of the socket's name; said in the URL, so that PGPORT does not count."""
 _SOCKET_FOLDER_BYTES_MAX = 92
@@ -94,6 +96,10 @@ class EmbeddedPostgres:
         """Whether there is a cluster in the folder, running or not."""
         return (self._data / "PG_VERSION").exists()
 
+    def has_run(self) -> bool:
+        """Whether a server has run in the folder, whatever is left of its cluster."""
+        return (self._folder / _USERS).exists()
+
     def is_running(self) -> bool:
         """Whether this machine runs the server, be it starting or stopping."""
         return self._process.lives()
@@ -119,7 +125,7 @@ class EmbeddedPostgres:
                 self._start()
             self._password_file.chmod(0o600)  # libpq passes over a file that others may read
             if self._use is None:
-                self._use = os.open(self._folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+                self._use = os.open(self._folder / _USERS, os.O_RDWR | os.O_CREAT, 0o600)
                 withhold_lock(self._use)
                 fcntl.flock(self._use, fcntl.LOCK_SH)
         return self

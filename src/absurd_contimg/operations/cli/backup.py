@@ -54,7 +54,10 @@ def restore(
     settings = state.settings()
     require_stopped(settings.registry_url, datetime.now(UTC))
     restored = restore_backup(
-        database_url(settings), settings.registry_url, folder.absolute(), force=force
+        database_url(settings, may_be_new=True),
+        settings.registry_url,
+        folder.absolute(),
+        force=force,
     )
     console.print(
         message_line(f"Restored as of {restored.created_at}. Then: contimg registry check")

@@ -213,12 +213,17 @@ def quarantine_release(group: GroupName, reason: Reason = "") -> None:
 
 
 @shared.database_app.command("init")
-def db_init() -> None:
+def db_init(
+    empty: Annotated[
+        bool,
+        typer.Option("--empty", help="Also where the private database of this site is gone."),
+    ] = False,
+) -> None:
     """Install or migrate Absurd's schema and create the queue."""
     from absurd_contimg.operations.services import database_url, initialise
 
     settings = state.settings()
-    url = database_url(settings)
+    url = database_url(settings, may_be_new=empty)
     console.out(asyncio.run(initialise(url, settings.queue_name)))
     console.out(f"Database {without_password(url)}")
 

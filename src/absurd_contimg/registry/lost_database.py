@@ -1,0 +1,64 @@
+"""Whether the private database of a site is gone: by what is left of it, and by the registry.
+
+A new one in its place would be empty, and hide that all tasks are lost.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.errors import MissingInputError
+from absurd_contimg.settings import Settings
+
+_QUERIES = (
+    "select 1 from observation_groups where task_id is not null limit 1",
+    "select 1 from windows where task_id is not null limit 1",
+)
+
+
+def require_own_database(settings: Settings) -> None:
+    """Raise `MissingInputError` where the site had a database in the embedded server, now gone."""
+    server = EmbeddedPostgres(settings.embedded_folder)
+    registry = settings.registry_url.removeprefix("sqlite:///")
+    if server.exists():
+        return
+    if server.has_run():
+        trace = "a server has run there"
+    elif "://" not in registry and _knows_tasks(Path(registry)):
+        trace = f"the registry {registry} knows tasks"
+    else:
+        return
+    raise MissingInputError(
+        f"The database of this site is gone: there is none in {server.folder}, but {trace}. "
+        "Products on disk and registry are as they were.",
+        _remedy(settings.pipeline.paths.state_dir),
+    )
+
+
+def _remedy(state_dir: Path) -> str:
+    """What to do, with the newest backup in its default place."""
+    folder = state_dir / "backups"
+    backups = sorted(folder.iterdir()) if folder.is_dir() else []
+    newest = f" (the newest here: {backups[-1]})" if backups else ""
+    return (
+        f"If its disk is away, mount it. With a backup{newest}: contimg restore DIR --force. If "
+        "the tasks were in another database, set ABSURD_DATABASE_URL. To begin with an empty one: "
+        "contimg db init --empty, then contimg spawn; products on disk are adopted."
+    )
+
+
+def _knows_tasks(registry_file: Path) -> bool:
+    """Whether a group or window has been given a task; asked without changing the registry.
+
+    False for a file that is not there or cannot be read: that is told elsewhere.
+    """
+    if not registry_file.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{registry_file.as_uri()}?mode=ro", uri=True)) as database:
+            return any(database.execute(query).fetchone() for query in _QUERIES)
+    except sqlite3.Error:
+        return False
