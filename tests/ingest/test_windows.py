@@ -133,7 +133,7 @@ def test_bug_7_only_groups_that_ended_well_are_used() -> None:
     assert window.closed_reason == "complete; no mosaic: 4 of 10 groups can be used"
     observations[0] = observation(0, outcome=Outcome.PENDING)
     (window,) = form_windows(observations, RULES).windows
-    assert (window.state, waits_for(window)) == (WindowState.OPEN, "1 groups to be processed")
+    assert (window.state, waits_for(window)) == (WindowState.OPEN, "1 group to be processed")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])

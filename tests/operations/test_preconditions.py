@@ -140,4 +140,4 @@ def test_worker_until_idle_tells_that_tasks_wait(
 
     asyncio.run(spawn())
     shown = contimg(f"--queue q --database-url {database_url} worker --until-idle")
-    assert "1 tasks are left" in shown
+    assert "1 task left" in shown

@@ -224,7 +224,7 @@ def waits_for(window: Window) -> str:
     pending = sum(member.reason == _PENDING for member in window.members)
     parts = [] if window.closed_reason else ["more groups"]
     if pending:
-        parts.append(f"{pending} groups to be processed")
+        parts.append(f"{pending} {'group' if pending == 1 else 'groups'} to be processed")
     return " and ".join(parts)
 
 

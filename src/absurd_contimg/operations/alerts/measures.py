@@ -13,6 +13,7 @@ from typing import Literal
 from absurd_contimg.config.alerts import AlertsConfig
 from absurd_contimg.execution.disk_usage import size_text
 from absurd_contimg.operations.alerts.records import Dependency, Look, Measured
+from absurd_contimg.operations.console import counted
 from absurd_contimg.operations.overview import (
     DiskOverview,
     ImageQuality,
@@ -44,7 +45,7 @@ def failed_tasks(look: Look) -> Iterable[Measured]:
         yield Measured(
             queue.queue_name,
             queue.failed_recently,
-            f"{queue.failed_recently} tasks of queue {queue.queue_name} failed within "
+            f"{counted(queue.failed_recently, 'task')} of queue {queue.queue_name} failed within "
             f"{minutes:.0f} min, {queue.completed_recently} completed"
             + (f" (failed attempts: {named})." if named else "."),
             f"contimg --queue {queue.queue_name} status, then: contimg history "
@@ -66,7 +67,7 @@ def enqueued_seconds(look: Look) -> Iterable[Measured]:
             queue.queue_name,
             None if queue.pause is not None else waited,
             f"A task of queue {queue.queue_name} has waited {_duration(waited)} for a worker; "
-            f"{queue.claimable} tasks could run, {workers} workers live.",
+            f"{counted(queue.claimable, 'task')} could run, workers alive: {workers}.",
             "contimg status"
             if task is None
             else f"contimg history {task.task_id}; workers: contimg status",
@@ -81,7 +82,7 @@ def blocked(look: Look) -> Iterable[Measured]:
         yield Measured(
             queue.queue_name,
             float(len(queue.problems)),
-            f"Queue {queue.queue_name} has {len(queue.problems)} problems: {first}",
+            f"Queue {queue.queue_name} has {counted(len(queue.problems), 'problem')}: {first}",
             "contimg doctor",
         )
 
@@ -239,7 +240,7 @@ def _in_a_row(
     yield Measured(
         subject,
         float(len(bad)),
-        f"{len(bad)} images in a row, {problem} ({newest.strip()}).",
+        f"{counted(len(bad), 'image')} in a row, {problem} ({newest.strip()}).",
         f"contimg history {image.group}" if bad else "",
     )
 

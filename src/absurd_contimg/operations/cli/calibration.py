@@ -17,7 +17,7 @@ from absurd_contimg.operations.cli.app import (
     require_registry,
     state,
 )
-from absurd_contimg.operations.console import cell, console
+from absurd_contimg.operations.console import cell, console, counted
 from absurd_contimg.terminal_tables import KeyedTable
 
 calibration_app = typer.Typer(no_args_is_help=True, help="Which calibration served which group.")
@@ -59,6 +59,6 @@ def plan(
             f"{better.hours_from(use.mid_mjd):.1f}",
         )
     console.print(table)
-    console.print(f"{len(improvements)} groups, {len(windows)} windows.")
+    console.print(f"{counted(len(improvements), 'group')}, {counted(len(windows), 'window')}.")
     if improvements:
         console.print("To process them again: contimg reprocess start --caltables USED")

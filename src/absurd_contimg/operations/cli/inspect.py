@@ -27,7 +27,7 @@ from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
 from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, FromFile, GroupName, TaskName, app, state
-from absurd_contimg.operations.console import console, message_line, one_line
+from absurd_contimg.operations.console import console, counted, message_line, one_line
 from absurd_contimg.settings import VARIABLES, Settings, known_settings
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -293,6 +293,8 @@ def audit(from_file: FromFile = None, as_json: AsJson = False) -> None:
         raise typer.Exit(1 if violations else 0)
     for violation in violations:
         console.print(f"[red]{message_line(violation)}[/]", soft_wrap=True)
-    console.print(f"{len(histories)} tasks audited, {len(violations)} violations.")
+    console.print(
+        f"{counted(len(histories), 'task')} audited, {counted(len(violations), 'violation')}."
+    )
     if violations:
         raise typer.Exit(1)

@@ -18,7 +18,7 @@ from absurd_contimg.core.records import SpawnedTask
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, GroupName, Reason, TaskName, app, state
-from absurd_contimg.operations.console import cell, console, error_console, message_line
+from absurd_contimg.operations.console import cell, console, counted, error_console, message_line
 from absurd_contimg.secrets import without_password
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -64,7 +64,8 @@ def worker(
     )
     unfinished = asyncio.run(serve(settings, until_idle, queue))
     if until_idle and unfinished:
-        console.out(f"{unfinished} tasks are left, and none can be claimed now: contimg status")
+        left = counted(unfinished, "task")
+        console.out(f"{left} left, and none can be claimed now: contimg status")
         raise typer.Exit(1)
 
 

@@ -23,7 +23,7 @@ from absurd_contimg.operations.cli.app import (
     state,
     with_backend,
 )
-from absurd_contimg.operations.console import cell, console
+from absurd_contimg.operations.console import cell, console, counted
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -95,7 +95,7 @@ def check(as_json: AsJson = False) -> None:
         if len(removed) > _REMOVED_SHOWN:
             console.out(f"{len(removed)} products were removed by retention in all.")
         wrong = f"{len(report.broken)} missing or damaged, {len(report.unknown)} not registered"
-        console.out(f"{report.products} products in the registry, {wrong}.")
+        console.out(f"{counted(report.products, 'product')} in the registry, {wrong}.")
     if report.broken or report.unknown or publications or windows or rows:
         raise typer.Exit(1)
 
@@ -131,7 +131,7 @@ def rebuild(
         _show("has a calibration and goes on", woken)
         if published:
             console.out(f"{published} published copies entered.")
-        console.out(f"{report.entered} products entered, {len(report.broken)} broken.")
+        console.out(f"{counted(report.entered, 'product')} entered, {len(report.broken)} broken.")
     if report.broken:
         raise typer.Exit(1)
 

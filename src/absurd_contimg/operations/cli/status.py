@@ -22,7 +22,7 @@ from absurd_contimg.history.summary import read_histories, summarize, superseded
 from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, FromFile, app, state
-from absurd_contimg.operations.console import cell, console, message_line
+from absurd_contimg.operations.console import cell, console, counted, message_line
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -120,7 +120,7 @@ def _show_queue(queue: _Queue) -> None:
         duration = f"for {seconds:.0f} s" if math.isfinite(seconds) else "since ever"
         console.print(f"{stats.claimable} waiting for a worker, the first {duration}")
     if stats.expired_leases:
-        console.print(f"[yellow]{stats.expired_leases} runs with expired leases[/]")
+        console.print(f"[yellow]{counted(stats.expired_leases, 'run')} with expired leases[/]")
 
 
 def _show_hindrances(hindrances: Hindrances) -> None:

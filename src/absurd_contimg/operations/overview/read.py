@@ -19,6 +19,7 @@ from absurd_contimg.history.wait_explanation import (
     awaited_calibration,
     explain_wait,
 )
+from absurd_contimg.operations.console import counted
 from absurd_contimg.operations.overview.calibration_prospects import calibration_prospects
 from absurd_contimg.operations.overview.disks import read_disks
 from absurd_contimg.operations.overview.queue_facts import (
@@ -184,7 +185,7 @@ def _site_problems(queues: Sequence[QueueFacts], services: Sequence[ServiceOverv
     workers = [service for service in services if service.kind == "worker"]
     if claimable and not any(worker.state == "running" for worker in workers):
         problems.append(
-            f"{claimable} tasks wait and no worker lives. Start one: "
+            f"{counted(claimable, 'task')} waiting and no worker lives. Start one: "
             "systemctl start dsa110-absurd-worker@1, or contimg worker"
         )
     daemons = [service for service in services if service.kind == "daemon"]
