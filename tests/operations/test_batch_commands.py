@@ -83,7 +83,7 @@ def test_plan_shows_what_runs_and_what_depends_on_it_and_spawns_nothing(
 ) -> None:
     text = " ".join(contimg("reprocess", "plan", "--until", "2026-03-03").split())
     assert "2 groups: 2 catalog_setup, 2 convert" in text
-    assert "1 windows, 0 mosaics, 0 publications window w1" in text
+    assert "1 window, 0 mosaics, 0 publications window w1" in text
     assert "without catalog_setup" in text
     made = json.loads(contimg("reprocess", "plan", "--since", "2026-03-03T00:00", "--json"))
     assert [each["group"] for each in made["groups"]] == GROUPS[2:]
@@ -185,13 +185,43 @@ def test_nothing_is_made_without_a_registry(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_product_that_is_gone_hinders_no_plan(contimg: Contimg, registry_path: Path) -> None:
-    """Its manifest cannot be read, so nothing is known of it, and its stage runs."""
+def test_damaged_products_are_named_that_lie_where_new_ones_go(
+    contimg: Contimg, registry_path: Path, tmp_path: Path
+) -> None:
+    """The task failed on the product that plan and spawn had not spoken of."""
+    folder = registry_path.parent.parent / "images" / "a-0123456789"
+    folder.mkdir(parents=True)
+    add_product(registry_path, str(folder))
+    text = "".join(contimg("reprocess", "plan", "--until", "2026-03-02").split())
+    damage = f"Damaged,andintheway:{folder}"
+    assert damage in text
+    assert "Movetheirfoldersawayfirst" in text
+    made = json.loads(contimg("reprocess", "plan", "--until", "2026-03-02", "--json"))
+    assert str(folder) in made["groups"][0]["damaged"][0]
+    for file in tmp_path.glob("*.hdf5"):
+        os.utime(file, (1e9, 1e9))  # not arriving any more
+    assert damage not in "".join(contimg("spawn", "--now").split())
+    (task,) = [
+        each["task_id"]
+        for each in json.loads(contimg("status", "--json"))["tasks"]
+        if each["group"] == GROUPS[0]
+    ]
+    contimg("cancel", task)
+    assert damage in "".join(contimg("spawn", "--now", "--respawn").split())
+
+
+def add_product(registry_path: Path, folder: str) -> None:
+    """A product of the first group, which is not whole."""
     product = Product(key="k", stage="calibrate_apply", stage_version=1, group_id=GROUPS[0])
-    product.folder, product.outputs, product.created_at = "/gone", {}, "2026-03-01"
+    product.folder, product.outputs, product.created_at = folder, {}, "2026-03-01"
     product.attempt, product.host, product.size_bytes = "1", "host", 1
     with Database(registry_path).writing() as session:
         session.add(product)
+
+
+def test_product_that_is_gone_hinders_no_plan(contimg: Contimg, registry_path: Path) -> None:
+    """Its manifest cannot be read, so nothing is known of it, and its stage runs."""
+    add_product(registry_path, "/gone")
     made = json.loads(contimg("reprocess", "plan", "--until", "2026-03-02", "--json"))
     assert "calibrate_apply" in made["groups"][0]["runs"]
     none = json.loads(contimg("reprocess", "plan", "--caltables", "x", "--json"))

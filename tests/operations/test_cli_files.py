@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import h5py
@@ -14,6 +16,8 @@ from typer.testing import CliRunner
 
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.products.manifest import Manifest, file_entries, write_manifest
+from absurd_contimg.products.store import load_committed
+from absurd_contimg.registry import Registry
 
 sys.path.append(str(Path(__file__).parents[1] / "shared"))
 from raw_files import write_file
@@ -87,6 +91,21 @@ def test_a_flipped_byte_in_a_product_is_found(tmp_path: Path) -> None:
     assert "image.fits has other content" in result.output
     assert "2 products verified, 1 differ" in result.output
     assert CliRunner().invoke(app, [*arguments, str(healthy)]).exit_code == 0
+
+
+def test_a_product_that_the_registry_knows_and_that_is_gone_is_told(tmp_path: Path) -> None:
+    """All was verified, for what is not there differs from nothing."""
+    folder = product(tmp_path, "a")
+    with closing(Registry(tmp_path / "state" / "registry.sqlite3", output_dir=tmp_path)) as known:
+        known.register(folder, load_committed(folder))
+    arguments = [f"--output-dir={tmp_path}", f"--state-dir={tmp_path / 'state'}", "verify"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    shutil.rmtree(folder)
+    product(tmp_path, "b")
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert f"{folder} is gone, and the registry knows it: contimg registry check" in result.output
+    assert "1 product verified, 1 differ or are gone" in result.output
 
 
 def test_a_folder_stands_for_its_sub_bands_and_the_group_is_checked(tmp_path: Path) -> None:

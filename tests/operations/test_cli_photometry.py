@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,6 +198,10 @@ def test_make_spawns_a_task_once_while_it_waits(
     assert tasks[0]["created"]
     assert not tasks[1]["created"]
     assert tasks[0]["task_id"] == tasks[1]["task_id"]
+    shutil.rmtree(product.folder)
+    gone = CliRunner().invoke(app, [*options, "photometry", NIGHTS[0], "--make"])
+    assert "is not there" in str(gone.exception)
+    assert "make it again (contimg reprocess plan, then start" in str(gone.exception)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ class GroupPlan:
     """The stages whose products are there and stay."""
     left_out: str | None = None
     """Why it is not part of the batch."""
+    damaged: tuple[str, ...] = ()
+    """What lies damaged where a stage puts its product: it has to be moved away before."""
 
     @property
     def removed(self) -> Mapping[str, str]:
@@ -103,7 +105,7 @@ def plan_reprocessing(
         best = _best_set(group, sets, config)
         runs, adopted = predict_stages(stages, config, inputs, group, best)
         reason = None if runs else "all its products are up to date"
-        plans.append(GroupPlan(group, runs, adopted, reason))
+        plans.append(GroupPlan(group, runs, adopted, reason, _damaged(group, runs)))
     changing = [plan.group for plan in plans if plan.left_out is None]
     stage_runs = Counter(name for plan in plans for name in plan.runs)
     medians = {
@@ -207,7 +209,7 @@ def _adoptable(
         if product.stage_version != stage.version:
             continue
         manifest = product.manifest()
-        if manifest is None:
+        if manifest is None or product.damage() is not None:
             continue
         sources = {e.digest.partition("/")[0] for e in manifest.inputs if e.kind == "product"}
         raw = {Path(e.path).name for e in manifest.inputs if is_subband_name(Path(e.path).name)}
@@ -218,6 +220,12 @@ def _adoptable(
         ):
             return manifest.moved_to(str(context.config.paths.output_dir))
     return None
+
+
+def _damaged(group: GroupFacts, runs: Sequence[str]) -> tuple[str, ...]:
+    """What is wrong with products of stages that run again and would find them in their way."""
+    products = (product for name in runs for product in group.products.get(name, ()))
+    return tuple(damage for product in products if (damage := product.damage()) is not None)
 
 
 def _own_sets(group: GroupFacts) -> set[str]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from absurd_contimg.errors import BrokenProductError
 from absurd_contimg.products.manifest import Manifest, read_manifest
+from absurd_contimg.products.store import damage_of
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.models import (
     CaltableSetRow,
@@ -67,6 +68,10 @@ class GroupProduct:
             return read_manifest(self.folder)
         except BrokenProductError:
             return None
+
+    def damage(self) -> str | None:
+        """Why it is not whole, by names and sizes; None if it is, or is gone."""
+        return damage_of(self.folder)
 
 
 @dataclass(frozen=True, slots=True)

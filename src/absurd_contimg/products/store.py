@@ -116,6 +116,22 @@ def verify(
         )
 
 
+def damage_of(folder: Path) -> str | None:
+    """Why what lies in a folder is no whole product, by names and sizes; None if nothing is there.
+
+    A stage would make that product again only after it was moved away.
+    """
+    if not os.path.lexists(folder):
+        return None
+    try:
+        verify(folder, load_committed(folder))
+    except UserError as error:
+        return error.problem
+    except OSError as error:
+        return f"{folder} cannot be read ({error})."
+    return None
+
+
 def is_whole(folder: Path, key: str) -> bool:
     """Whether the product of that key is in its place, with every byte."""
     try:

@@ -258,18 +258,20 @@ class Registry:
                 )
         return [name for _, name in whole]
 
+    def _needed_folders(self) -> list[Path]:
+        """The folders of known products; without retired sets that are gone: nobody needs them."""
+        with self.database.reading() as session:
+            sets = session.scalars(select(CaltableSetRow))
+            retired = {row.product_key for row in sets if _is_retired_by_somebody(row)}
+        rows = ((row["key"], Path(row["folder"])) for row in self.rows(Product))
+        return [folder for key, folder in rows if key not in retired or folder.exists()]
+
     def check(self, output_dir: Path) -> CheckReport:
         """Compare the registry with the products on disk; changes nothing but `reinstate`."""
         reinstated = self.reinstate()
         broken: list[tuple[Path, str]] = []
         known: set[Path] = set()
-        with self.database.reading() as session:
-            sets = session.scalars(select(CaltableSetRow))
-            retired = {row.product_key for row in sets if _is_retired_by_somebody(row)}
-        for row in self.rows(Product):
-            folder = Path(row["folder"])
-            if row["key"] in retired and not folder.exists():  # nobody needs it
-                continue
+        for folder in self._needed_folders():
             known.add(folder)
             try:
                 verify(folder, load_committed(folder))
@@ -277,6 +279,13 @@ class Registry:
                 broken.append((folder, str(error)))
         unknown = [folder for folder in product_folders(output_dir) if folder not in known]
         return CheckReport(len(known), tuple(broken), tuple(unknown), tuple(reinstated))
+
+    def absent_products(self) -> list[Path]:
+        """The folders of products that are known and not on disk, but for those that nobody needs.
+
+        Only looks whether they are there: see `check`.
+        """
+        return [folder for folder in self._needed_folders() if not folder.exists()]
 
     def register_files(
         self, paths: Iterable[Path], tolerance_seconds: int = TOLERANCE_SECONDS

@@ -16,6 +16,7 @@ from typing_extensions import override
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.config.photometry import PhotometryConfig
 from absurd_contimg.errors import (
+    BrokenProductError,
     CorruptInputError,
     DataQualityError,
     MissingInputError,
@@ -85,9 +86,10 @@ class PhotometryStage(PipelineStage[PhotometryOutputs]):
 
     @override
     def validate(self, context: PipelineContext) -> None:
-        for path in self.input_paths(context):
-            if not path.is_file():
-                raise MissingInputError(f"the file {path} does not exist.", "Make it again.")
+        if not (catalogue := _catalogue(context)).is_file():
+            raise MissingInputError(f"the catalogue {catalogue} does not exist.", "Restore it.")
+        for path in Target.of(context).paths:
+            require_image(path, context.group_id)
 
     @override
     def execute(self, context: PipelineContext, workspace: Workspace) -> PhotometryOutputs:
@@ -132,6 +134,16 @@ class PhotometryStage(PipelineStage[PhotometryOutputs]):
                 f"{outputs.photometry.table.name} has {len(rows)} rows instead of "
                 f"{outputs.photometry.n_sources}."
             )
+
+
+def require_image(path: Path, name: str) -> None:
+    """Raise `BrokenProductError` if a file of the image of a group or window is gone."""
+    if not path.is_file():
+        raise BrokenProductError(
+            f"{path}, of the image of {name}, is not there.",
+            "Restore it, or make it again (contimg reprocess plan, then start; of a window: "
+            f"contimg mosaic make {name}); then: contimg photometry {name} --make.",
+        )
 
 
 @dataclass(frozen=True, slots=True)

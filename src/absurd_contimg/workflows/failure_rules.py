@@ -29,7 +29,8 @@ _OURS = "raised by a stage's own checks"
 
 _RESPAWN = (
     "Move the damaged product's folder away, then: contimg spawn --respawn (it makes that product "
-    "again and takes the others as they are; a retry would not, for its stage is done)."
+    "again and takes the others as they are; a retry would not, for its stage is done). Of a group "
+    "that has completed: contimg reprocess plan, then start."
 )
 _CORRECT_SETTING = "Correct the named setting, restart the worker, then: contimg retry TASK"
 _UNFINISHED_WAITS_MAX = 30

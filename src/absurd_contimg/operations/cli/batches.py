@@ -27,7 +27,7 @@ from absurd_contimg.operations.cli.app import (
     with_backend,
 )
 from absurd_contimg.operations.cli.plan_output import plan_json, show_plan
-from absurd_contimg.operations.console import console, message_line
+from absurd_contimg.operations.console import console, counted, message_line
 from absurd_contimg.settings import Settings
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def start(
         items = batch_items(made, find_catalog(settings), newest_first)
         if not items:
             raise MissingInputError(
-                f"Of {len(made.groups)} groups none needs to be processed again.",
+                f"Of {counted(len(made.groups), 'group')} none needs to be processed again.",
                 "contimg reprocess plan shows why.",
             )
         about = {"selection": selection.model_dump(mode="json", exclude_defaults=True)}

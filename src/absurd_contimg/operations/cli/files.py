@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
@@ -16,8 +17,9 @@ from rich.text import Text
 from absurd_contimg.config import PipelineConfig, SiteConfig
 from absurd_contimg.errors import MissingInputError, UnfinishedInputError, UserError
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
-from absurd_contimg.operations.console import console, printable
+from absurd_contimg.operations.console import console, counted, printable
 from absurd_contimg.products.subband_files import NAMES_HELP, is_subband_name
+from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
@@ -162,9 +164,11 @@ def verify_products(
 ) -> None:
     """Compare the bytes of committed products with the digests in their manifests.
 
-    Reads every byte. Exit code 1 if one differs, cannot be read or has lost its manifest.
+    Reads every byte. Exit code 1 if one differs, cannot be read or has lost its manifest; without
+    names also if one that the registry knows is gone.
     """
-    output_dir = state.settings().pipeline.paths.output_dir
+    settings = state.settings()
+    output_dir = settings.pipeline.paths.output_dir
     wrong: dict[str, str] = {}
     n_products = 0
     if not products and not output_dir.is_dir():
@@ -176,14 +180,30 @@ def verify_products(
         n_products += len(folders)
         for folder in folders:
             _verify(folder, wrong)
+    if not products:
+        wrong |= _gone(settings)
     if as_json:
         print_json({"verified": n_products, "differ": wrong})
     else:
         for text in wrong.values():
             console.out(printable(text))
-        console.out(f"{n_products} products verified, {len(wrong)} differ.")
+        console.out(f"{counted(n_products, 'product')} verified, {len(wrong)} differ or are gone.")
     if wrong:
         raise typer.Exit(1)
+
+
+def _gone(settings: Settings) -> dict[str, str]:
+    """The products that the registry knows and that are not on disk, by their folder."""
+    from absurd_contimg.operations.services import open_registry
+    from absurd_contimg.registry.database import exists
+
+    if not exists(settings.registry_url):
+        return {}
+    with closing(open_registry(settings)) as registry:
+        return {
+            str(folder): f"{folder} is gone, and the registry knows it: contimg registry check"
+            for folder in registry.absent_products()
+        }
 
 
 def _products_at(path: Path, wrong: dict[str, str]) -> list[Path]:

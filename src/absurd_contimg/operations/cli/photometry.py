@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from difflib import get_close_matches
@@ -49,6 +49,7 @@ def photometry(
     with _registry(settings) as registry:
         table = _newest_table(registry, name)
     if make:
+        _require_image(settings, name)
         task = _spawn(settings, name)
         if as_json:
             print_json({"task_id": task.task_id, "created": task.created})
@@ -302,6 +303,18 @@ def _newest_table(registry: Registry, name: str) -> Path | None:
         )
     registry.image_outputs(name)  # or it says that there is no image
     return None
+
+
+def _require_image(settings: Settings, name: str) -> None:
+    """Raise `BrokenProductError` if the newest image of a group or window is gone."""
+    from absurd_contimg.stages.photometry import require_image
+
+    with _registry(settings) as registry:
+        outputs = registry.image_outputs(name)
+    for kind in ("image", "mosaic"):
+        described = outputs.get(kind)
+        if isinstance(described, Mapping) and isinstance(path := described.get("path"), str):
+            require_image(Path(path), name)
 
 
 def _spawn(settings: Settings, name: str) -> SpawnedTask:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from absurd_contimg.operations.console import cell, console, message_line
+from absurd_contimg.operations.console import cell, console, counted, message_line
 from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
@@ -36,7 +37,18 @@ def _group_json(each: GroupPlan) -> dict[str, Any]:
         "adopted": each.adopted,
         "left_out": each.left_out,
         "removed": each.removed,
+        "damaged": each.damaged,
     }
+
+
+def show_damaged(damaged: Sequence[str]) -> None:
+    """Say which products lie damaged where new ones of them would go."""
+    for text in damaged[:_SHOWN_MAX]:
+        console.print(f"[yellow]Damaged, and in the way:[/] {message_line(text)}")
+    if damaged[_SHOWN_MAX:]:
+        console.print(f"and {len(damaged) - _SHOWN_MAX} more: contimg registry check")
+    if damaged:
+        console.print("Move their folders away first, or their stages fail (broken-product).")
 
 
 def show_plan(made: ReprocessingPlan, workers: int) -> None:
@@ -55,16 +67,18 @@ def show_plan(made: ReprocessingPlan, workers: int) -> None:
         if each.left_out is not None:
             left_out[each.left_out] = left_out.get(each.left_out, 0) + 1
     for reason, count in left_out.items():
-        console.print(message_line(f"{count} groups are left out: {reason}"))
+        console.print(message_line(f"{counted(count, 'group')} left out: {reason}"))
     runs = ", ".join(f"{count} {name}" for name, count in made.stage_runs.items())
-    console.print(message_line(f"{len(included)} groups: {runs or 'nothing to run'}"))
+    console.print(message_line(f"{counted(len(included), 'group')}: {runs or 'nothing to run'}"))
     depends = made.dependents
     console.print(
-        f"Made from them, and not changed: {len(depends.windows)} windows, "
-        f"{len(depends.mosaics)} mosaics, {len(depends.publications)} publications"
+        f"Made from them, and not changed: {counted(len(depends.windows), 'window')}, "
+        f"{counted(len(depends.mosaics), 'mosaic')}, "
+        f"{counted(len(depends.publications), 'publication')}"
     )
     for window in depends.windows[:_SHOWN_MAX]:
         console.print(message_line(f"  window {window}"))
+    show_damaged([text for each in included for text in each.damaged])
     hours = made.seconds / workers / 3600.0
     unknown = f", without {', '.join(made.unknown_stages)}" if made.unknown_stages else ""
-    console.print(message_line(f"About {hours:.1f} h with {workers} workers{unknown}"))
+    console.print(message_line(f"About {hours:.1f} h with {counted(workers, 'worker')}{unknown}"))

@@ -86,8 +86,17 @@ def spawn(
     )
     if as_json:
         shared.print_json(list(map(_json_of, spawned)))
-    else:
-        _show_spawned(spawned)
+        return
+    _show_spawned(spawned)
+    if respawn:
+        _show_damaged(
+            settings,
+            [
+                item.group.group_id
+                for item in spawned
+                if item.task is not None and item.state is None
+            ],
+        )
 
 
 async def _follow(settings: Settings, calibrator: str) -> None:
@@ -256,6 +265,20 @@ def _show_spawned(spawned: list[Spawned]) -> None:
         present = f"{item.present} of {item.expected}"
         table.add_row(cell(item.group.group_id), present, task_id, cell(_note(item)))
     console.print(table)
+
+
+def _show_damaged(settings: Settings, group_ids: Sequence[str]) -> None:
+    """Say what lies damaged where the new tasks of the groups would put their products."""
+    from absurd_contimg.operations.cli.plan_output import show_damaged
+    from absurd_contimg.products.store import damage_of
+    from absurd_contimg.registry import Registry
+    from absurd_contimg.registry.models import Product
+
+    output_dir = settings.pipeline.paths.output_dir
+    with closing(Registry(settings.registry_url, output_dir=output_dir)) as registry:
+        rows = [row for name in group_ids for row in registry.rows(Product, name)]
+    damages = (damage_of(Path(row["folder"])) for row in rows)
+    show_damaged([damage for damage in damages if damage is not None])
 
 
 def _json_of(item: Spawned) -> dict[str, object]:
