@@ -125,6 +125,16 @@ def test_batch_is_started_paused_resumed_and_cancelled_with_its_running_task(
     assert counts[QUEUE] == {"cancelled": 2}
 
 
+def test_status_tells_of_the_tasks_of_batches(
+    contimg: Contimg, registry_path: Path, database_url: str
+) -> None:
+    assert "reprocessing" not in contimg("status")
+    contimg("batch", "create", "pipeline", *GROUPS[:2])
+    feed_once(registry_path, database_url, claim=1)
+    text = " ".join(contimg("status").split())
+    assert f"{QUEUE}: 1 pending, 1 running (contimg batch status" in text
+
+
 def test_settings_of_a_batch_are_said_to_be_those_of_its_workers(contimg: Contimg) -> None:
     """A batch does not hold them: with a worker without them it made nothing, without a word."""
     shown = " ".join(contimg("--set", "imaging.robust=-0.5", "reprocess", "start").split())

@@ -155,6 +155,20 @@ async def test_a_stage_that_lacked_space_is_named_although_the_disks_look_well(
     assert f"last image of G1 on worker-1 at {shortage.at:%H:%M:%S} UTC: {text}." in problem
 
 
+async def test_tasks_of_batches_count_with_those_of_the_site(
+    backend: Backend, settings: Settings, registry: Database
+) -> None:
+    """They were seen by `contimg batch status` only, and told to wait for the wrong worker."""
+    batches = f"{QUEUE}-reprocessing"
+    await backend.create_queue(batches)
+    await backend.spawn_task(batches, "pipeline", {"group_id": "G1"})
+    store_service(registry, record("w1@a", await backend.current_time()))
+    overview = await read_site(Site("production", backend, None, settings))
+    assert [(each.queue_name, each.depth) for each in overview.queues] == [(QUEUE, 0), (batches, 1)]
+    (waiting,) = overview.waiting
+    assert waiting.advice == f"Start a worker of this queue: contimg worker --queue {batches}"
+
+
 async def test_a_group_that_is_collected_tells_what_it_waits_for(
     backend: Backend, settings: Settings, registry: Database
 ) -> None:

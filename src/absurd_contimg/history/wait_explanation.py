@@ -342,6 +342,8 @@ def _start_advice(queue: str, context: WaitContext) -> str | None:
     ]
     if context.workers is None or living:
         return None
+    if any(worker.silent_seconds is None for worker in context.workers):  # of other queues
+        return f"Start a worker of this queue: contimg worker --queue {queue}"
     return "Start a worker: systemctl start dsa110-absurd-worker@1, or contimg worker"
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from absurd_contimg.config.alerts import AlertsConfig
 from absurd_contimg.execution.disk_usage import size_text
+from absurd_contimg.ingest.batches import reprocessing_queue
 from absurd_contimg.operations.alerts.records import Dependency, Look, Measured
 from absurd_contimg.operations.console import counted
 from absurd_contimg.operations.overview import (
@@ -55,8 +56,14 @@ def failed_tasks(look: Look) -> Iterable[Measured]:
 
 
 def enqueued_seconds(look: Look) -> Iterable[Measured]:
-    """How long the oldest task that could run has waited for a worker."""
+    """How long the oldest task that could run has waited for a worker; not one of a batch.
+
+    Batches are there to wait: a few of their tasks are always ahead.
+    """
+    names = {reprocessing_queue(queue.queue_name) for queue in _queues(look)}
     for queue in _queues(look):
+        if queue.queue_name in names:
+            continue
         waited = queue.oldest_claimable_seconds or 0.0
         task = _waits_since(look, queue.queue_name, waited) if waited else None
         workers = sum(

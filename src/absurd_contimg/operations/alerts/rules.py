@@ -80,7 +80,7 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
         Rule(
             name="enqueued-too-long",
             meaning="seconds for which the oldest task that could run has waited for a worker; not "
-            "measured while the queue is paused",
+            "measured while the queue is paused, nor of batches",
             severity="warning",
             raised=60.0 * config.enqueued_minutes,
             cleared=30.0 * config.enqueued_minutes,

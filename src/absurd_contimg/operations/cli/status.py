@@ -14,7 +14,7 @@ from uuid import UUID
 import typer
 
 from absurd_contimg.core.backend import Inspection
-from absurd_contimg.core.records import History, QueueStats
+from absurd_contimg.core.records import LIVE_STATES, History, QueueStats
 from absurd_contimg.execution.host_scratch import host_name, host_scratch
 from absurd_contimg.execution.scratch import living_owners
 from absurd_contimg.history.stage_tasks import with_stage_tasks
@@ -42,6 +42,8 @@ class _Queue:
     context: WaitContext
     groups: Sequence[GroupOverview]
     """Those without a task."""
+    batches: QueueStats | None
+    """The queue of batches, if there is one."""
 
 
 @app.command()
@@ -51,6 +53,7 @@ def status(
     from_file: FromFile = None,
 ) -> None:
     """Show the queue, the workers of this host, groups that wait for files, the newest tasks."""
+    from absurd_contimg.ingest.batches import reprocessing_queue
     from absurd_contimg.operations.services import read_hindrances, worker_notes
     from absurd_contimg.operations.terminal import task_summary, tasks_table
 
@@ -64,7 +67,10 @@ def status(
             superseded = await superseded_failures(backend, settings.queue_name)
         context, groups = await shared.read_waits(settings, backend, from_file)
         histories = await with_stage_tasks(backend, histories)
-        return _Queue(stats, histories, superseded, context, groups)
+        batches = None
+        if (beside := reprocessing_queue(settings.queue_name)) in await backend.list_queues():
+            batches = await backend.queue_stats(beside)
+        return _Queue(stats, histories, superseded, context, groups, batches)
 
     queue = shared.with_inspection(settings, from_file, read)
     summaries, now = list(map(summarize, queue.histories)), queue.context.now
@@ -87,6 +93,7 @@ def status(
         shared.print_json(
             {
                 "queue": queue.stats,
+                "batches": queue.batches,
                 "failed_superseded": len(queue.superseded),
                 "workers_here": alive,
                 "disk_notes": notes,
@@ -99,6 +106,7 @@ def status(
         )
         return
     _show_queue(queue)
+    _show_batches(queue.batches)
     _show_hindrances(hindrances)
     console.print(f"Workers alive on this host: {', '.join(map(cell, alive)) or 'none'}")
     _show_slots(settings, hindrances)
@@ -121,6 +129,17 @@ def _show_queue(queue: _Queue) -> None:
         console.print(f"{stats.claimable} waiting for a worker, the first {duration}")
     if stats.expired_leases:
         console.print(f"[yellow]{counted(stats.expired_leases, 'run')} with expired leases[/]")
+
+
+def _show_batches(stats: QueueStats | None) -> None:
+    """The tasks of batches that have not ended, if there are any."""
+    live = {name: stats.tasks_by_state.get(name, 0) for name in LIVE_STATES} if stats else {}
+    if stats is not None and any(live.values()):
+        counts = ", ".join(f"{number} {name}" for name, number in live.items() if number)
+        console.print(
+            f"[bold]{cell(stats.queue_name)}[/]: {counts} (contimg batch status; tasks: contimg "
+            f"--queue {cell(stats.queue_name)} status)"
+        )
 
 
 def _show_hindrances(hindrances: Hindrances) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.errors import QueueNotFound
+from absurd_contimg.ingest.batches import reprocessing_queue
 from absurd_contimg.operations.services import open_backend
 from absurd_contimg.registry.database import Database, exists
 from absurd_contimg.settings import Settings
@@ -42,7 +43,7 @@ class Site:
             return self.database
 
     async def queues(self) -> list[str]:
-        """The main queue and those of its stages beside it, or all; raises `QueueNotFound`."""
+        """The main queue, those of its stages and of batches, or all; raises `QueueNotFound`."""
         known = await self.inspection.list_queues()
         if self.settings is None:
             return known
@@ -51,7 +52,8 @@ class Site:
             raise QueueNotFound(
                 f"There is no queue {main!r}; there is {', '.join(known) or 'none'}."
             )
-        return [main, *(name for name in stage_queues(main).values() if name in known)]
+        beside = (*stage_queues(main).values(), reprocessing_queue(main))
+        return [main, *(name for name in beside if name in known)]
 
 
 @contextmanager
