@@ -257,8 +257,13 @@ async def test_files_without_a_day_in_between_are_no_header(tmp_path: Path) -> N
         read_pointing(other)
 
 
-async def test_groups_that_were_spawned_by_hand_keep_their_task(site: DaemonSite) -> None:
-    """`contimg spawn` fixes the files of what it spawns; the daemon goes on with the rest."""
+async def test_groups_that_were_spawned_by_hand_keep_their_task(
+    site: DaemonSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`contimg spawn` fixes the files of what it spawns; the daemon goes on with the rest.
+
+    It does not take the files of the former for changed: their size was not known.
+    """
     settings = load_settings(
         {
             "input_dir": site.incoming,
@@ -279,6 +284,11 @@ async def test_groups_that_were_spawned_by_hand_keep_their_task(site: DaemonSite
     assert site.group(0).task_id == str(first.task.task_id)
     assert site.group(0).mid_mjd is not None
     assert [key for _, key in await site.tasks()] == [f"pipeline:{group_id(n)}" for n in (0, 1)]
+    assert site.file_states(0) == {FileState.WHOLE: list(range(16))}
+    assert "changed" not in caplog.text
+    write_subband(site.incoming, 0, 3, declination_deg=16.3)
+    await site.poll(60)
+    assert site.file_states(0)[FileState.CHANGED] == [3]
 
 
 async def test_only_new_names_are_looked_at(site: DaemonSite) -> None:

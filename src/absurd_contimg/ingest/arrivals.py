@@ -186,6 +186,9 @@ class Arrivals:
                 look = self.incoming.look(file.path)
                 if look is None or (look.size, look.mtime_ns) == (file.size, file.mtime_ns):
                     continue
+                if not file.was_looked_at:  # spawned by a command
+                    changes.append(_changed(file, look, FileState.WHOLE, "", now, now))
+                    continue
                 reason = f"changed after the group was closed: {file.size} to {look.size} bytes"
                 changes.append(
                     _changed(file, look, FileState.CHANGED, reason, now, file.first_seen)

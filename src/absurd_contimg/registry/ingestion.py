@@ -130,7 +130,10 @@ class IngestionTables:
             return ingest_groups(session, query)
 
     def note_files(self, changes: Sequence[FileChange]) -> None:
-        """Note what became of files; accepted ones of a closed group can only be `CHANGED`."""
+        """Note what became of files; accepted ones of a closed group can only be `CHANGED`.
+
+        But for the first look at a file that a command has entered, whose size nobody knows.
+        """
         if not changes:
             return
         with self._database.writing() as session:
@@ -140,7 +143,8 @@ class IngestionTables:
                     continue
                 group = session.get_one(ObservationGroup, row.group_id)
                 collecting = group.ingest_state == IngestState.COLLECTING
-                if collecting == (change.state is FileState.CHANGED):
+                is_first_look = row.mtime_ns is None and change.state is change.before
+                if collecting == (change.state is FileState.CHANGED) and not is_first_look:
                     continue
                 row.size, row.mtime_ns = change.size, change.mtime_ns
                 row.state, row.reason = change.state.value, change.reason or None
