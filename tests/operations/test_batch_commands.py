@@ -18,7 +18,7 @@ from absurd_contimg.operations.cli.main import app
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.batches import Batches
 from absurd_contimg.registry.database import Database
-from absurd_contimg.registry.models import Product
+from absurd_contimg.registry.models import ObservationGroup, Product
 from absurd_contimg.registry.windows import Window, WindowMember, WindowState, store_windows
 
 QUEUE = "dsa110-pipeline-reprocessing"
@@ -193,6 +193,17 @@ def test_nothing_is_made_without_a_registry(tmp_path: Path) -> None:
     )
     assert done.exit_code == 1
     assert not (tmp_path / "none").exists()
+
+
+def test_a_group_is_chosen_by_its_beginning_as_its_name_says(
+    contimg: Contimg, registry_path: Path
+) -> None:
+    """By its middle, --until in the middle of a group left out one that had begun before."""
+    with Database(registry_path).writing() as session:
+        session.get_one(ObservationGroup, GROUPS[2]).mid_mjd = 61102.0018  # 00:02:35
+    for option, groups in (("--until", GROUPS[:3]), ("--since", GROUPS[3:])):
+        made = json.loads(contimg("reprocess", "plan", option, "2026-03-03T00:01:00", "--json"))
+        assert [each["group"] for each in made["groups"]] == groups
 
 
 def test_damaged_products_are_named_that_lie_where_new_ones_go(

@@ -68,9 +68,11 @@ def on_queue(url: str, work: Callable[[PostgresBackend], Any]) -> Any:
     return asyncio.run(call())
 
 
-async def spawn_failed(backend: PostgresBackend, group: str, rule: str) -> None:
+async def spawn_failed(
+    backend: PostgresBackend, group: str, rule: str, task_name: str = "pipeline"
+) -> None:
     """Spawn a task of this group and fail it by this rule."""
-    await backend.spawn_task(QUEUE, "pipeline", {"group_id": group})
+    await backend.spawn_task(QUEUE, task_name, {"group_id": group})
     (claimed,) = await backend.claim_task(QUEUE, "worker-1", 60)
     reason = {
         "kind": "permanent",
@@ -201,6 +203,37 @@ def test_worker_without_its_lock_is_not_alive(tmp_path: Path) -> None:
     assert living_owners(tmp_path) == []
     assert [swept.owner for swept in Janitor(tmp_path).sweep()] == ["worker-1"]
     assert living_owners(tmp_path) == []
+
+
+def test_retry_of_a_group_is_that_of_all_its_tasks_that_have_failed(
+    contimg: Contimg, database_url: str
+) -> None:
+    """Only the one that images was taken: it had completed, and the others stayed as they were."""
+
+    async def prepare(backend: PostgresBackend) -> None:
+        await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G1"})
+        (claimed,) = await backend.claim_task(QUEUE, "worker-1", 60)
+        await backend.complete_run(QUEUE, claimed.run_id, {})
+        await spawn_failed(backend, "G1", "bad-input", "photometry")
+        await spawn_failed(backend, "G1", "bad-input", "publication")
+
+    on_queue(database_url, prepare)
+    text = " ".join(contimg("status").stdout.split())
+    assert "G1 photometry" in text
+    assert "G1 publication" in text
+    assert contimg("retry", "G1").stdout.count("will run again") == 2
+    again = contimg("retry", "G1")
+    assert "is completed, not failed" in str(again.exception)
+    on_queue(database_url, fail_both)
+    assert contimg("retry", "--all-failed").stdout.count("will run again") == 2
+
+
+async def fail_both(backend: PostgresBackend) -> None:
+    """Fail the two tasks that wait."""
+    for _ in range(2):
+        (claimed,) = await backend.claim_task(QUEUE, "worker-1", 60)
+        reason = {"kind": "permanent", "rule": "bad-input", "step": "x", "action": "failed"}
+        await backend.fail_run_permanently(QUEUE, claimed.run_id, reason)
 
 
 def test_retry_of_all_failed_leaves_out_the_quarantine(contimg: Contimg, database_url: str) -> None:

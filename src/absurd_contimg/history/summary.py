@@ -14,7 +14,7 @@ from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.forks import Fork
 from absurd_contimg.core.records import TERMINAL_STATES, History, Json, State
 from absurd_contimg.history.failures import FailedRun, failed_runs
-from absurd_contimg.history.timeline import SECONDARY_TASKS, StepStart, group_in, step_starts
+from absurd_contimg.history.timeline import StepStart, group_in, kind_of, step_starts
 from absurd_contimg.history.wait_reason import WaitReason, find_wait_reason
 
 
@@ -88,7 +88,7 @@ async def superseded_failures(inspection: Inspection, queue_name: str) -> frozen
         group = group_in(task.params)
         if group is None:
             continue
-        kind = task.task_name if task.task_name in SECONDARY_TASKS else ""
+        kind = kind_of(task.task_name)
         if task.state == "failed" and (group, kind) in later:
             superseded.add(task.task_id)
         later.add((group, kind))

@@ -128,6 +128,11 @@ SECONDARY_TASKS = frozenset({"photometry", "publication"})
 """Tasks about what the task of a group or window has made: that one is meant by its name."""
 
 
+def kind_of(task_name: str) -> str:
+    """The name of a secondary task; empty for all that process a group: one follows another."""
+    return task_name if task_name in SECONDARY_TASKS else ""
+
+
 def group_of(history: History) -> str:
     """The observation group that a task is about, or the window of a mosaic."""
     return group_in(history.task.params) or "?"

@@ -39,6 +39,7 @@ class Selection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     since_mjd: float | None = None
+    """It begins then or later, by its name; `until_mjd`: before."""
     until_mjd: float | None = None
     declination_deg: float | None = Field(None, ge=-90, le=90)
     declination_tolerance_deg: float = Field(0.5, gt=0)
@@ -90,6 +91,11 @@ class GroupFacts:
     """Of all sets of caltables, by product key."""
     removed: Mapping[str, str] = field(default_factory=dict)
     """By stage or file, what retention has removed: when and why."""
+
+    @property
+    def start_mjd(self) -> float | None:
+        """When it begins, by its name, as people choose it; else its middle."""
+        return _first(_mjd_of_name(self.group_id), self.mid_mjd)
 
     @property
     def caltables(self) -> tuple[str, ...]:
@@ -156,7 +162,7 @@ def select_groups(
 def _meets(group: GroupFacts, wanted: Selection, stage_versions: Mapping[str, int]) -> bool:
     newest = [products[0] for products in group.products.values()]
     return (
-        _lies_between(group.mid_mjd, wanted.since_mjd, wanted.until_mjd)
+        _lies_between(group.start_mjd, wanted.since_mjd, wanted.until_mjd)
         and _is_near(
             group.declination_deg, wanted.declination_deg, wanted.declination_tolerance_deg
         )

@@ -21,7 +21,7 @@ from absurd_contimg.core.step_journal import START_PREFIX
 from absurd_contimg.history.failures import FailedRun
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import TaskSummary, summarize
-from absurd_contimg.history.timeline import StepStart, group_of, step_order
+from absurd_contimg.history.timeline import StepStart, group_of, kind_of, step_order
 from absurd_contimg.history.wait_explanation import WaitContext, WaitExplanation, explain_wait
 from absurd_contimg.operations.console import cell, message_line, one_line
 from absurd_contimg.products.output_warnings import output_warnings
@@ -60,7 +60,7 @@ def tasks_table(
     for summary in summaries:
         table.add_row(
             str(summary.task_id)[-12:],
-            cell(summary.group or summary.task_name),
+            cell(" ".join(filter(None, (summary.group, _kind_shown(summary))))),
             _state(summary, explanations.get(summary.task_id), superseded),
             str(summary.attempts),
             cell(_activity(summary, explanations.get(summary.task_id))),
@@ -74,6 +74,11 @@ def tasks_table(
     advice = {reason.rule: reason.advice for reason in reasons if reason and reason.advice}
     lines = [f"[bold]{cell(rule)}[/]: {message_line(text)}" for rule, text in advice.items()]
     return Group(table, *lines)
+
+
+def _kind_shown(summary: TaskSummary) -> str:
+    """What a task is, beside its group: nothing if it is what processes it."""
+    return kind_of(summary.task_name) if summary.group else summary.task_name
 
 
 def _state(

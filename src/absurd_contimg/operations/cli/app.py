@@ -23,7 +23,7 @@ from absurd_contimg.errors import MissingInputError
 from absurd_contimg.history.history_file import HistoryFile
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import read_histories
-from absurd_contimg.history.timeline import SECONDARY_TASKS, group_of
+from absurd_contimg.history.timeline import SECONDARY_TASKS, group_of, kind_of
 from absurd_contimg.operations.console import (
     SafeConsole,
     SafeFormatter,
@@ -226,6 +226,14 @@ async def find_task(backend: Inspection, settings: Settings, name: str) -> Histo
 
     Of these the newest one, those that measure or publish what it has made after the others.
     """
+    return (await find_tasks(backend, settings, name))[0]
+
+
+async def find_tasks(backend: Inspection, settings: Settings, name: str) -> list[History]:
+    """A task by its id or the end of it, or the newest task of each kind of a group or window.
+
+    The one that has processed it comes first.
+    """
     queue = settings.queue_name
     try:
         ids = [UUID(name)]
@@ -237,7 +245,10 @@ async def find_task(backend: Inspection, settings: Settings, name: str) -> Histo
         ids = list(dict.fromkeys(task.task_id for task in (*by_id, *of_group, *of_window)))
     candidates = await backend.histories(queue, ids)
     if len(candidates) == 1 or {group_of(history) for history in candidates} == {name}:
-        return min(candidates, key=lambda history: history.task.task_name in SECONDARY_TASKS)
+        newest: dict[str, History] = {}
+        for history in candidates:
+            newest.setdefault(kind_of(history.task.task_name), history)
+        return [newest[kind] for kind in sorted(newest)]
     count = f"{len(candidates)} tasks" if candidates else "No task"
     raise MissingInputError(
         f"{count} on queue {queue} called {name!r}.", "contimg status lists them."

@@ -63,8 +63,12 @@ _Newest = Annotated[
     bool, typer.Option("--newest-first/--oldest-first", help="Order of the groups in time.")
 ]
 _Reason = Annotated[str, typer.Option(help="Why; other operators see it.")]
-_Since = Annotated[str | None, typer.Option(help="From this time on: ISO 8601 (UTC) or MJD.")]
-_Until = Annotated[str | None, typer.Option(help="Before this time: ISO 8601 (UTC) or MJD.")]
+_Since = Annotated[
+    str | None, typer.Option(help="Groups that begin then or later: ISO 8601 (UTC) or MJD.")
+]
+_Until = Annotated[
+    str | None, typer.Option(help="Groups that begin before: ISO 8601 (UTC) or MJD.")
+]
 _Declination = Annotated[
     float | None, typer.Option(help="Only this strip, declination in degrees.")
 ]

@@ -72,7 +72,11 @@ def worker(
 @app.command()
 def retry(
     task: Annotated[
-        str | None, typer.Argument(help="A failed task: its id, the end of its id, or its group.")
+        str | None,
+        typer.Argument(
+            help="A failed task: its id, the end of its id, or its group, of which also the "
+            "measurement and the publication are retried where they have failed."
+        ),
     ] = None,
     all_failed: Annotated[
         bool, typer.Option(help="All failed groups that are not in quarantine.")
@@ -102,8 +106,12 @@ def retry(
     async def retry_tasks(actions: Actions) -> tuple[list[SpawnedTask], list[str]]:
         if task is None:
             return await actions.retry_all_failed(settings.queue_name, rule, reason)
-        history = await shared.find_task(actions.backend, settings, task)
-        return [await actions.retry(history.queue_name, history.task.task_id, reason)], []
+        known = await shared.find_tasks(actions.backend, settings, task)
+        failed = [each for each in known if each.task.state == "failed"]
+        return [
+            await actions.retry(each.queue_name, each.task.task_id, reason)
+            for each in failed or known[:1]  # one that has not failed is refused by name
+        ], []
 
     retried, refusals = shared.with_actions(settings, retry_tasks)
     if as_json:

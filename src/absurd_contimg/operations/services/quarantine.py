@@ -13,6 +13,7 @@ from absurd_contimg.core.records import History, Run, SpawnedTask
 from absurd_contimg.core.retries import ATTEMPTS_MAX, retry_options
 from absurd_contimg.errors import SettingError
 from absurd_contimg.history.summary import summarize
+from absurd_contimg.history.timeline import kind_of
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.workflows.failure_rules import QUARANTINE_RULES
 
@@ -76,10 +77,11 @@ async def _retry_each(
 
 
 def to_be_retried(histories: Sequence[History], rule: str | None = None) -> list[History]:
-    """Failed newest tasks of groups: without those in quarantine, or only of one `rule`."""
+    """Failed newest tasks of groups, by kind: without those in quarantine, or of one `rule`."""
     newest: dict[object, History] = {}
     for history in histories:
-        newest.setdefault(summarize(history).group or history.task.task_id, history)
+        name = summarize(history).group or history.task.task_id
+        newest.setdefault((name, kind_of(history.task.task_name)), history)
     selected = []
     for history in newest.values():
         failure = summarize(history).last_failure
