@@ -17,6 +17,8 @@ from absurd_contimg.history.stage_figures import StageFigures
 from absurd_contimg.operations.alerts.evaluator import evaluate
 from absurd_contimg.operations.alerts.records import Alert, Key, Look, Notice
 from absurd_contimg.operations.alerts.rules import all_rules, make_rules
+from absurd_contimg.operations.alerts.stored_states import SiteAlerts
+from absurd_contimg.operations.alerts.watch import raised_alerts
 from absurd_contimg.operations.overview import SiteOverview, WaitingTask
 
 CONFIG = AlertsConfig()
@@ -95,6 +97,35 @@ def test_every_rule_has_a_case() -> None:
 
 def test_healthy_site_raises_nothing() -> None:
     assert raised(look()) == {}
+
+
+def test_folders_of_one_file_system_raise_one_alert_that_names_them() -> None:
+    """Three alerts said that one disk is full; another disk of that size has its own."""
+    disks = [
+        replace(sites.DISK, role=role, folder=f"/{role}", free_bytes=free, used_share=0.97)
+        for role, free in (("output", 9.00e10), ("scratch", 9.001e10), ("other", 7e10))
+    ]
+    alerts: Mapping[Key, Alert] = {}
+    notices: list[Notice] = []
+    for minute in range(5):
+        evaluation = evaluate(make_rules(CONFIG), alerts, look(disks=tuple(disks)), 60.0 * minute)
+        alerts = evaluation.alerts
+        notices += evaluation.notices
+    assert [notice.subject for notice in notices] == ["h1:/output", "h1:/other"]
+    assert "The disk of /output (output, scratch /scratch) on h1" in notices[0].fact
+
+
+def test_an_alert_that_is_held_says_that_nothing_is_wrong_any_more() -> None:
+    """It told of a disk that is 40 % full, as critical."""
+    full, free = (look(disks=disk(used_share=share)) for share in (0.97, 0.4))
+    alerts: Mapping[Key, Alert] = {}
+    for minute in range(4):
+        alerts = evaluate(make_rules(CONFIG), alerts, full, 60.0 * minute).alerts
+    (before,) = raised_alerts(SiteAlerts(alerts))
+    alerts = evaluate(make_rules(CONFIG), alerts, free, 300.0).alerts
+    (held,) = raised_alerts(SiteAlerts(alerts))
+    assert before.fact.startswith("The disk of")
+    assert held.fact.startswith("In order since 00:05 UTC, and the alert ends when it stays so")
 
 
 NO_ALARM = {

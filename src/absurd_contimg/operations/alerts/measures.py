@@ -7,6 +7,7 @@ workers are none: that is maintenance.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
@@ -26,6 +27,8 @@ from absurd_contimg.operations.overview import (
 
 _STALE_SECONDS = 3600.0
 """A disk that was measured longer ago is not measured."""
+_SAME_SHARE = 1e-3
+"""Of a file system's size: two folders whose free space differs by less are on one."""
 _SAME_TASK_SECONDS = 2.0
 """The waits of the overview and of the queue are of the same task if they began so close."""
 
@@ -107,7 +110,8 @@ def silent_seconds(look: Look, kind: Literal["worker", "daemon"]) -> Iterable[Me
                 f"The {kind} {service.name} on {service.host} was heard of "
                 f"{_duration(service.seen_seconds_ago or 0.0)} ago"
                 + (f" and is {service.state}." if service.state != "running" else "."),
-                f"systemctl status '{_unit(service)}' on {service.host}",
+                f"systemctl status '{_unit(service)}' on {service.host}; without systemd look "
+                "there whether its process lives",
                 held,
             )
 
@@ -147,7 +151,7 @@ def _observes(at: datetime, hours: tuple[float, float]) -> bool:
 
 def hours_to_full(look: Look) -> Iterable[Measured]:
     """Hours until a disk is full at the rate of the last hours; a great number if it never is."""
-    for disk in _overview(look).disks:
+    for disk in file_systems(_overview(look).disks):
         never = 1e6 if disk.free_bytes is not None else None
         hours = never if disk.hours_to_full is None else disk.hours_to_full
         yield _disk(disk, hours, f"is full in {disk.hours_to_full or 0.0:.1f} h at this rate")
@@ -171,16 +175,41 @@ def shortages(look: Look) -> Iterable[Measured]:
 
 def used_share(look: Look) -> Iterable[Measured]:
     """Used part of a disk."""
-    for disk in _overview(look).disks:
+    for disk in file_systems(_overview(look).disks):
         used = disk.used_share
         yield _disk(disk, used, f"is {100 * (used or 0.0):.1f} % full")
 
 
 def used_inodes_share(look: Look) -> Iterable[Measured]:
     """Used part of the inodes; not measured where a file system has no fixed number of them."""
-    for disk in _overview(look).disks:
+    for disk in file_systems(_overview(look).disks):
         used = None if disk.free_inodes_share is None else 1.0 - disk.free_inodes_share
         yield _disk(disk, used, f"has used {100 * (used or 0.0):.1f} % of its inodes")
+
+
+def file_systems(disks: Sequence[DiskOverview]) -> list[DiskOverview]:
+    """Each file system of a host once, with the roles of all its folders.
+
+    Folders are on one if it has the same size, and nearly the same free space: it may change
+    between two measurements.
+    """
+    merged: list[DiskOverview] = []
+    for disk in disks:
+        for number, other in enumerate(merged):
+            if _is_same(disk, other):
+                role = f"{other.role}, {disk.role} {disk.folder}"
+                merged[number] = replace(other, role=role)
+                break
+        else:
+            merged.append(disk)
+    return merged
+
+
+def _is_same(disk: DiskOverview, other: DiskOverview) -> bool:
+    free, total = disk.free_bytes, disk.total_bytes
+    if free is None or other.free_bytes is None or not total or other.total_bytes != total:
+        return False
+    return disk.host == other.host and abs(free - other.free_bytes) < _SAME_SHARE * total
 
 
 def _disk(disk: DiskOverview, value: float | None, fact: str) -> Measured:

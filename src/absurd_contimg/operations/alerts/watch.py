@@ -14,7 +14,7 @@ from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import AwayError, UserError
 from absurd_contimg.operations.alerts.look import make_look
 from absurd_contimg.operations.alerts.receivers import make_receivers
-from absurd_contimg.operations.alerts.records import Notice, Severity
+from absurd_contimg.operations.alerts.records import Alert, Notice, Severity
 from absurd_contimg.operations.alerts.rules import make_rules
 from absurd_contimg.operations.alerts.service import AlertService
 from absurd_contimg.operations.alerts.stored_states import SiteAlerts, from_rows
@@ -49,7 +49,7 @@ def raised_alerts(site: SiteAlerts) -> list[RaisedAlert]:
             subject,
             alert.severity,
             datetime.fromtimestamp(alert.raised_at, UTC),
-            alert.fact,
+            _fact(alert),
             alert.command,
             alert.task,
             tuple(
@@ -65,6 +65,17 @@ def raised_alerts(site: SiteAlerts) -> list[RaisedAlert]:
         if alert.raised_at is not None
     ]
     return sorted(raised, key=lambda alert: (alert.severity != "critical", alert.since))
+
+
+def _fact(alert: Alert) -> str:
+    """What is wrong; of an alert that is held, since when nothing is any more."""
+    if alert.good_since is None:
+        return alert.fact
+    since = datetime.fromtimestamp(alert.good_since, UTC)
+    return (
+        f"In order since {since:%H:%M} UTC, and the alert ends when it stays so for the hold time "
+        f"(contimg alerts rules). {alert.fact}"
+    )
 
 
 def read_alerts(database: Database) -> list[RaisedAlert]:
