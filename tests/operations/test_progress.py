@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,9 +13,10 @@ from rich.console import Console
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.errors import BackendUnavailable
-from absurd_contimg.core.records import History
+from absurd_contimg.core.records import History, SpawnOptions
+from absurd_contimg.core.worker_deaths import note_death
 from absurd_contimg.operations import terminal
-from absurd_contimg.operations.terminal import progress_table, short_names, watch
+from absurd_contimg.operations.terminal import history_table, progress_table, short_names, watch
 
 QUEUE = "dsa110-pipeline"
 
@@ -44,6 +45,29 @@ async def test_watching_survives_a_restart_of_the_database(monkeypatch: pytest.M
     (history,) = await watch(backend, QUEUE, [task.task_id], console)
     assert (history.task.state, backend.answers) == ("cancelled", 4)
     assert "G1" in shown.getvalue()
+
+
+async def test_a_death_in_plain_code_is_seen_in_the_history() -> None:
+    """One worker's run was taken up by its successor of the same name, another's lease ended."""
+    now = datetime(2026, 3, 1, 3, tzinfo=UTC)
+    database = MemoryDatabase(clock=lambda: now)
+    backend = MemoryBackend(database)
+    await backend.create_queue(QUEUE)
+    task = await backend.spawn_task(QUEUE, "plain", {}, SpawnOptions(max_attempts=3))
+    await backend.claim_task(QUEUE, "w1", 60)
+    history = await backend.history(QUEUE, task.task_id)
+    assert history is not None
+    await note_death(backend, QUEUE, history.runs[-1])
+    now += timedelta(seconds=100)
+    await backend.claim_task(QUEUE, "w2", 60)
+    history = await backend.history(QUEUE, task.task_id)
+    assert history is not None
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(history_table(history))
+    text = " ".join(shown.getvalue().split())
+    assert "its worker died or was cut off, and its lease ended" in text
+    assert "its worker had died 1 time before" in text
+    assert "$" not in text  # no step of the handler
 
 
 async def test_without_a_terminal_there_is_a_line_for_each_task(

@@ -142,6 +142,14 @@ def count_ends(history: History, run_id: UUID) -> Ends:
     return Ends(deaths, stalls, losses)
 
 
+def noted_deaths(history: History, run: Run) -> int:
+    """How often workers died in plain code of a run that was claimed again each time.
+
+    Since its last new checkpoint: what came before is not counted.
+    """
+    return _Deaths.read(history.checkpoint_states.get(f"{DEATH_PREFIX}{run.attempt}")).count
+
+
 def _owners_of_steps(history: History) -> list[UUID | None]:
     """The runs that wrote the task's checkpoints, those of the journal left out."""
     return [

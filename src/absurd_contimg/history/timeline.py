@@ -85,7 +85,12 @@ def _step_start(
     if result is not None:
         outcome, ended_at = "done", result.updated_at
     elif start.outcome is not None:
-        outcome, ended_at = start.outcome.action, None if run is None else run.failed_at
+        is_last_of_run = not any(
+            other.run_id == start.run_id and other.number > start.number for other in record.starts
+        )
+        outcome = start.outcome.action
+        # The end of a run is that of its last start: those before it were released or waited.
+        ended_at = run.failed_at if run is not None and is_last_of_run else None
         if ended_at is None and is_last:
             ended_at = saved[START_PREFIX + record.step].updated_at
     elif run is not None and run.state == "cancelled":
