@@ -12,6 +12,7 @@ from arriving_groups import DaemonSite, file_name, group_id, write_subband
 from absurd_contimg.errors import CorruptInputError
 from absurd_contimg.ingest import arrivals
 from absurd_contimg.ingest.closing import ArrivalRules, ClosingRules
+from absurd_contimg.ingest.group_notes import group_note
 from absurd_contimg.ingest.incoming_folder import IncomingFolder
 from absurd_contimg.ingest.spawn import spawn_groups
 from absurd_contimg.registry.models import FileState, IngestState
@@ -77,6 +78,9 @@ async def test_a_late_subband_is_listed_and_changes_nothing(
     )  # fmt: skip
     assert len(await site.tasks()) == 1
     assert caplog.text.count("came after the group was closed") == 2
+    note = group_note(after, None, site.closing, site.clock.now())
+    assert note.endswith(f"to process it again with these: contimg reopen {group_id(0)}")
+    assert "reopen" not in group_note(before, None, site.closing, site.clock.now())
 
 
 async def test_a_duplicated_subband_counts_once(site: DaemonSite) -> None:

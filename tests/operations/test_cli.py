@@ -84,6 +84,7 @@ def test_wrong_faults_of_an_exploration_are_refused(
     assert shown.returncode == 1
     assert message in shown.stderr
     assert "Traceback" not in shown.stderr
+    assert not shown.stdout
 
 
 def test_spawn_without_files_says_where_it_looked(tmp_path: Path, database_url: str) -> None:

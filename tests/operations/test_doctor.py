@@ -230,7 +230,7 @@ def test_a_full_disk_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
     finding = doctor._free_space(tmp_path)
     assert not finding.ok
-    assert finding.finding.startswith("4 GiB free of 100 GiB")
+    assert finding.finding.startswith("4.3 GB free of 107.4 GB")
 
 
 def test_a_file_system_without_inodes_is_a_finding(tmp_path: Path) -> None:

@@ -344,7 +344,7 @@ def _start_advice(queue: str, context: WaitContext) -> str | None:
         return None
     if any(worker.silent_seconds is None for worker in context.workers):  # of other queues
         return f"Start a worker of this queue: contimg worker --queue {queue}"
-    return "Start a worker: systemctl start dsa110-absurd-worker@1, or contimg worker"
+    return "Start a worker: contimg worker (as a service: systemctl start dsa110-absurd-worker@1)"
 
 
 def _worker(name: str, context: WaitContext) -> WorkerFact | None:

@@ -35,7 +35,24 @@ def group_note(group: IngestGroup, next_seen: float | None, rules: ClosingRules,
             if missing:
                 seconds = f"{rules.group_wait_seconds:g} s after its first file came"
                 reason += f", and contimg spawn takes it {seconds}, with --now at once"
-    return "; ".join(part for part in (reason, describe_files(group)) if part)
+    return "; ".join(part for part in (reason, describe_files(group), _reopen(group)) if part)
+
+
+_TAKEN_BY_REOPEN = {FileState.LATE, FileState.CHANGED, FileState.REFUSED}
+
+
+def _reopen(group: IngestGroup) -> str:
+    """The command that takes files into a group that is closed; empty if there are none.
+
+    A rejected group takes whatever is there now.
+    """
+    if group.ingest_state is IngestState.COLLECTING:
+        return ""
+    if group.ingest_state is IngestState.REJECTED:
+        return f"when its files are there: contimg reopen {group.group_id}"
+    if any(file.state in _TAKEN_BY_REOPEN for file in group.files):
+        return f"to process it again with these: contimg reopen {group.group_id}"
+    return ""
 
 
 def window_note(window: Window) -> str:

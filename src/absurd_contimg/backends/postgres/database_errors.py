@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import NoReturn
 
@@ -68,6 +69,7 @@ def raise_translated(error: psycopg.Error) -> NoReturn:
 def unavailable(error: psycopg.Error) -> BackendUnavailable:
     """The error to raise when the database cannot be reached, with what to look at."""
     variables = environment_variables()
+    setting = "ABSURD_DATABASE_URL and " if "ABSURD_DATABASE_URL" in os.environ else ""
     remedy = (
         f"Unset {', '.join(variables)} unless meant for this database (they count where its URL "
         "says nothing), and check"
@@ -82,6 +84,6 @@ def unavailable(error: psycopg.Error) -> BackendUnavailable:
     text = re.sub(r"\.?\s*\n\s*", ". ", text)  # libpq's lines, for logs that have a line a message
     return BackendUnavailable(
         f"The database cannot be reached: {text} "
-        f"{remedy} ABSURD_DATABASE_URL and that the server runs (contimg doctor).",
+        f"{remedy} {setting}that the server runs (contimg doctor).",
         sqlstate=error.sqlstate,
     )

@@ -123,9 +123,9 @@ def explore(
     try:
         if faults is not None:
             finding = replay(specs[workflow](), parse_schedule(faults))
-            print("\n".join([*finding.trace, *map(str, finding.violations)]))
-            if finding.missed:
+            if finding.missed:  # its long trace would hide the sentence
                 raise ValueError(finding.missed_text)
+            print("\n".join([*finding.trace, *map(str, finding.violations)]))
             raise typer.Exit(1 if finding.violations else 0)
         kinds, second_kinds = (
             tuple(map(parse_kind, each.split(","))) if each else () for each in (first, then)

@@ -16,7 +16,8 @@ import typer
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.records import LIVE_STATES, History, QueueStats
 from absurd_contimg.execution.host_scratch import host_name, host_scratch
-from absurd_contimg.execution.scratch import living_owners
+from absurd_contimg.execution.scratch import living_owners, safe_name
+from absurd_contimg.history.durations import duration_text
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import read_histories, summarize, superseded_failures
 from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
@@ -108,13 +109,25 @@ def status(
     _show_queue(queue)
     _show_batches(queue.batches)
     _show_hindrances(hindrances)
-    console.print(f"Workers alive on this host: {', '.join(map(cell, alive)) or 'none'}")
+    names = [f"{name}{_silence(name, host, queue.context)}" for name in alive]
+    console.print(f"Workers alive on this host: {', '.join(map(cell, names)) or 'none'}")
     _show_slots(settings, hindrances)
     _show_notes(notes, host)
     if queue.groups:
         console.print(_groups_table(queue.groups))
     if summaries:
         console.print(tasks_table(summaries, now, explanations, queue.superseded))
+
+
+def _silence(name: str, host: str, context: WaitContext) -> str:
+    """Of a worker whose process is there, since when it has said nothing; empty if it has."""
+    from absurd_contimg.operations.services import given_worker_id
+
+    for worker in context.workers or ():
+        if worker.host == host and safe_name(given_worker_id(worker.name)) == name:
+            seconds = worker.silent_seconds
+            return "" if seconds is None else f" (silent for {duration_text(seconds)}: it hangs)"
+    return ""
 
 
 def _show_queue(queue: _Queue) -> None:

@@ -27,7 +27,7 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import SCHEMA_VERSION, check_schema
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import SettingError, UserError
-from absurd_contimg.execution.disk_usage import disk_usage
+from absurd_contimg.execution.disk_usage import disk_usage, size_text
 from absurd_contimg.ingest.spawn import find_catalog
 from absurd_contimg.operations.doctor.software import Finding, stage_software
 from absurd_contimg.registry.lost_database import require_own_database
@@ -187,7 +187,7 @@ def _free_space(folder: Path) -> Finding:
     return Finding(
         free >= FREE_GIB_MIN,
         "disk space",
-        f"{free:.0f} GiB free of {usage.total / _GIB:.0f} GiB at {folder} "
+        f"{size_text(usage.free)} free of {size_text(usage.total)} at {folder} "
         "(at the telescope: warn below 200, critical below 100).",
         f"Free at least {FREE_GIB_MIN:.0f} GiB. The largest folders: du -xh {folder} | "
         "sort -h | tail",

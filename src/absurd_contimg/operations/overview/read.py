@@ -140,8 +140,7 @@ async def _read_queues(
     except (BackendError, TimeoutError) as error:
         reason = str(error) or f"it does not answer within {database_seconds:g} s"
         problems.append(
-            f"The tasks cannot be seen: {reason} Look at the server and at ABSURD_DATABASE_URL; "
-            "workers wait until it is back."
+            f"The tasks cannot be seen: {reason} Workers wait until it is back: contimg doctor."
         )
         return datetime.now(UTC), []
 
@@ -186,12 +185,12 @@ def _site_problems(queues: Sequence[QueueFacts], services: Sequence[ServiceOverv
     if claimable and not any(worker.state == "running" for worker in workers):
         problems.append(
             f"{counted(claimable, 'task')} waiting and no worker lives. Start one: "
-            "systemctl start dsa110-absurd-worker@1, or contimg worker"
+            "contimg worker (as a service: systemctl start dsa110-absurd-worker@1)"
         )
     daemons = [service for service in services if service.kind == "daemon"]
     if daemons and not any(daemon.state == "running" for daemon in daemons):
         problems.append(
             "No daemon runs: new files are not processed. Start it: "
-            "systemctl start dsa110-mosaic-daemon"
+            "contimg daemon (as a service: systemctl start dsa110-mosaic-daemon)"
         )
     return problems
