@@ -36,6 +36,17 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
     assert missing == []
 
 
+def test_the_tree_of_products_in_the_guide_has_the_folders_of_the_stages() -> None:
+    stages = ROOT / "src" / "absurd_contimg" / "stages"
+    text = "".join(path.read_text() for path in stages.glob("*.py"))
+    folders = re.findall(r'product_folder = "([^"]+)"', text)
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert set(re.findall(r"^  ([\w/]+)/ ", page, re.MULTILINE)) == {
+        *folders,
+        *("published", "scratch", "state"),
+    }
+
+
 def test_every_layer_of_the_contract_is_a_package() -> None:
     """Each package and module at the top is in the contract, so that none escapes it."""
     top = ROOT / "src" / "absurd_contimg"
