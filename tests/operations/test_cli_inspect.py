@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.records import History, Run, Task
 from absurd_contimg.errors import SettingError
-from absurd_contimg.execution.host_scratch import host_scratch
+from absurd_contimg.execution.host_scratch import host_name, host_scratch
 from absurd_contimg.execution.logs import log_folder, log_paths
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner, living_owners
 from absurd_contimg.history.invariants.check import Violation
@@ -26,6 +27,9 @@ from absurd_contimg.operations.cli import inspect
 from absurd_contimg.operations.cli.failure_table import RULES
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services.quarantine import to_be_retried
+from absurd_contimg.operations.services.worker_identity import unique_worker_id
+from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.service_records import ServiceKind, ServiceRecord, store_service
 from absurd_contimg.workflows import photometry, publication
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
@@ -203,6 +207,30 @@ def test_worker_without_its_lock_is_not_alive(tmp_path: Path) -> None:
     assert living_owners(tmp_path) == []
     assert [swept.owner for swept in Janitor(tmp_path).sweep()] == ["worker-1"]
     assert living_owners(tmp_path) == []
+
+
+def test_a_worker_that_hangs_is_not_simply_alive(
+    contimg: Contimg, tmp_path: Path, database_url: str
+) -> None:
+    """Its process and its lock are there, and nothing is heard of it."""
+
+    async def now(backend: PostgresBackend) -> float:
+        await backend.create_queue(QUEUE)
+        return (await backend.current_time()).timestamp()
+
+    seconds = on_queue(database_url, now)
+    scratch = host_scratch(tmp_path / "scratch")
+    with ScratchOwner(scratch, "worker-1"):
+        (tmp_path / "state").mkdir(exist_ok=True)
+        with closing(Database(tmp_path / "state" / "registry.sqlite3")) as registry:
+            name = unique_worker_id("worker-1", scratch)
+            record = ServiceRecord(
+                *(ServiceKind.WORKER, name, host_name(), 1, "1", QUEUE, seconds - 900),
+                seen_at=seconds - 300,
+            )
+            store_service(registry, record)
+        text = " ".join(contimg("status").stdout.split())
+    assert "Workers alive on this host: worker-1 (silent for 5 min: it hangs)" in text
 
 
 def test_retry_of_a_group_is_that_of_all_its_tasks_that_have_failed(
