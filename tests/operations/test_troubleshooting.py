@@ -27,9 +27,11 @@ from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.doctor import doctor
 from absurd_contimg.operations.services.disk_guard import DiskGuard, Watermarks
 from absurd_contimg.operations.services.queue_gate import QueueGate
-from absurd_contimg.registry import Registry
+from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.models import ObservationGroup
 from absurd_contimg.registry.queue_pauses import QueuePauses
+from absurd_contimg.workflows.calibration_wait import calibration_event
 
 from .test_service_reporter import reporter_of
 
@@ -190,6 +192,38 @@ def test_failed_task(site: Site) -> None:
     site(f"retry {GROUP}")
     site.run_worker(read)
     assert site.task_state() == "completed"
+
+
+@symptom("A group waits for a calibration")
+def test_group_waits_for_a_calibration(site: Site) -> None:
+    calibrator, gains = group_id(1), site.folder / "gains"
+    with closing(Registry(site.registry)) as registry:
+        for number, (name, status) in enumerate(
+            ((GROUP, GroupStatus.WAITING_FOR_CALIBRATION), (calibrator, GroupStatus.FAILED))
+        ):
+            registry.set_group_status(name, status, "gains is missing" if number else None)
+            with registry.database.writing() as session:
+                row = session.get_one(ObservationGroup, name)
+                row.mid_mjd, row.declination_deg = 61000.0 + number * 0.004, 16.0
+
+    async def process(params: Any, ctx: Any) -> None:
+        if params["group_id"] == GROUP:
+            await ctx.await_event(calibration_event(GROUP), timeout=86_400)
+            return
+        gains.read_text()
+        await ctx.emit_event(calibration_event(GROUP), {})
+
+    for name in (GROUP, calibrator):
+        site.work(lambda b, name=name: b.spawn_task(QUEUE, "group", {"group_id": name}))
+    site.run_worker(process)
+    why = f"no group under way can bring one: {calibrator} has failed (gains is missing)"
+    assert why in " ".join(site(f"history {GROUP}").split())
+    gains.write_text("1")
+    site(f"retry {calibrator}")
+    assert f"it may come from {calibrator}" in " ".join(site(f"history {GROUP}").split())
+    site.run_worker(process)
+    states = {task.state for task in site.work(lambda b: b.list_tasks(QUEUE))}
+    assert states == {"completed"}
 
 
 @symptom("The database is away")
