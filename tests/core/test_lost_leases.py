@@ -134,8 +134,11 @@ async def test_lost_run_rows_cost_only_their_own_tasks(
 ) -> None:
     """The other steps of the worker go on; the audit names the task that has no run."""
 
+    begun: list[int] = []
+
     async def handler(params: Any, ctx: TaskContext) -> Any:
         async def image(start: int) -> int:
+            begun.append(start)
             await asyncio.sleep(4)
             return start
 
@@ -146,7 +149,7 @@ async def test_lost_run_rows_cost_only_their_own_tasks(
         tasks = [(await backend.spawn_task(QUEUE, "task", {})).task_id for _ in range(3)]
         worker = make_worker(backend, handler, claim_timeout_seconds=3, concurrency=3)
         working = asyncio.create_task(worker.run())
-        await asyncio.sleep(1)
+        await until(lambda: len(begun) == 3)
         runs = f'absurd."r_{QUEUE}"'
         with psycopg.connect(database_url, autocommit=True) as connection:
             if hides:

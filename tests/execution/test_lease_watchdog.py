@@ -45,14 +45,15 @@ def test_extended_group_lives_and_a_forgotten_one_too(
     watchdog: LeaseWatchdog, sleeper: subprocess.Popen[bytes]
 ) -> None:
     """The last message counts."""
-    watchdog.watch(sleeper.pid, time.monotonic() + 0.3)
+    watchdog.watch(sleeper.pid, time.monotonic() + 60)  # its process takes a moment to start
+    watchdog.watch(sleeper.pid, time.monotonic() + 0.8)
     watchdog.watch(sleeper.pid, time.monotonic() + 60)
     with pytest.raises(subprocess.TimeoutExpired):
-        sleeper.wait(0.6)
-    watchdog.watch(sleeper.pid, time.monotonic() + 0.3)
+        sleeper.wait(1.0)
+    watchdog.watch(sleeper.pid, time.monotonic() + 0.8)
     watchdog.forget(sleeper.pid)
     with pytest.raises(subprocess.TimeoutExpired):
-        sleeper.wait(0.6)
+        sleeper.wait(1.0)
 
 
 def test_killed_watchdog_is_replaced(
@@ -76,7 +77,7 @@ from absurd_contimg.execution.executor import IsolatedStageExecutor, no_environm
 from toy_stages import request_for
 
 root = Path(sys.argv[1])
-lease_ends_at = time.monotonic() + 1.0
+lease_ends_at = time.monotonic() + 3.0
 watch = executor._WATCHDOG.watch
 executor._WATCHDOG.watch = lambda group, until: None
 watch(os.getpid() + (1 << 22), lease_ends_at)  # the watchdog runs before we are stopped
@@ -114,7 +115,7 @@ def test_stage_of_a_worker_stopped_before_the_watchdog_knew_it_does_not_begin(
         _, status = os.waitpid(worker.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
         stage = int((tmp_path / "stage").read_text())
-        deadline = time.monotonic() + 1.5  # beyond the lease
+        deadline = time.monotonic() + 3.5  # beyond the lease
         while time.monotonic() < deadline:
             assert not (tmp_path / "logs" / "0.casa.pids").exists(), "the stage has begun"
             time.sleep(0.05)

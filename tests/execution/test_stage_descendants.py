@@ -76,7 +76,7 @@ asyncio.run(isolated_by(sys.argv[-1], Path(sys.argv[1])).execute(request))
 """
 
 
-@pytest.mark.parametrize(("number", "lease"), [(signal.SIGSTOP, "2"), (signal.SIGKILL, "60")])
+@pytest.mark.parametrize(("number", "lease"), [(signal.SIGSTOP, "6"), (signal.SIGKILL, "60")])
 def test_daemon_ends_with_the_lease_or_the_worker(
     tmp_path: Path, number: signal.Signals, lease: str, start: str
 ) -> None:
@@ -85,7 +85,7 @@ def test_daemon_ends_with_the_lease_or_the_worker(
     worker = subprocess.Popen(command)
     pids = tmp_path / "logs" / "0.casa.pids"
     try:
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + 40
         while not pids.exists():
             assert time.monotonic() < give_up
             time.sleep(0.02)

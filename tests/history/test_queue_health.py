@@ -27,7 +27,7 @@ def worker_for(backend: Backend, handler: Any) -> Worker:
     tasks = TaskRegistry()
     tasks.add("task", handler)
     settings = WorkerSettings(
-        QUEUE, "worker-1", concurrency=2, claim_timeout_seconds=1, poll_interval_seconds=0.01
+        QUEUE, "worker-1", concurrency=2, claim_timeout_seconds=2, poll_interval_seconds=0.01
     )
     return Worker(backend, tasks, settings, explain_refusal=find_problems)
 
@@ -70,7 +70,7 @@ async def test_worker_outlives_a_queue_that_refuses_claims(
     async def handler(params: Any, ctx: TaskContext) -> str:
         if params == "held":
             await refused.wait()
-            await asyncio.sleep(1.5)  # the lease is of one second
+            await asyncio.sleep(2.5)  # the lease is of two seconds
         return "done"
 
     held = await backend.spawn_task(QUEUE, "task", "held")

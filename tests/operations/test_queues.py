@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -108,6 +109,7 @@ async def test_paused_queue_is_not_claimed_from_while_running_work_goes_on(
     backend, path = MemoryBackend(MemoryDatabase()), tmp_path / "registry.sqlite3"
     await backend.create_queue(QUEUE)
     pauses, go_on = QueuePauses(Database(path)), asyncio.Event()
+    looks = Counter[str]()
 
     async def wait(_params: Any, _ctx: TaskContext) -> None:
         await go_on.wait()
@@ -117,7 +119,19 @@ async def test_paused_queue_is_not_claimed_from_while_running_work_goes_on(
         tasks.add("task", wait)
         gate = QueueGate(QueuePauses(Database(path)), QUEUE)
         settings = WorkerSettings(QUEUE, name, concurrency=5, poll_interval_seconds=0.01)
-        return Worker(backend, tasks, settings, ready_to_claim=gate.ready_to_claim)
+
+        async def ready_to_claim() -> bool:
+            ready = await gate.ready_to_claim()
+            looks[name] += 1
+            return ready
+
+        return Worker(backend, tasks, settings, ready_to_claim=ready_to_claim)
+
+    async def two_looks() -> None:
+        """Until the first worker has looked again, and has done what it had in mind before."""
+        before = looks["first"]
+        while looks["first"] < before + 2:
+            await asyncio.sleep(0.01)
 
     async def states() -> list[str]:
         return sorted(task.state for task in await backend.list_tasks(QUEUE))
@@ -128,13 +142,13 @@ async def test_paused_queue_is_not_claimed_from_while_running_work_goes_on(
     while await states() != ["running"]:
         await asyncio.sleep(0.01)
     pauses.pause(QueuePause(QUEUE, "disk", "2026-01-01", "operator"))
-    await asyncio.sleep(0.1)  # the claim that was under way
+    await two_looks()  # and the claim that was under way
     await backend.spawn_task(QUEUE, "task", {})
     go_on.set()
     await new_worker("second").run(until_idle=True)
     while await states() != ["completed", "pending"]:
         await asyncio.sleep(0.01)
-    await asyncio.sleep(0.1)
+    await two_looks()
     assert await states() == ["completed", "pending"]
     pauses.resume(QUEUE)
     while await states() != ["completed", "completed"]:

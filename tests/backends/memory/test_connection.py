@@ -270,7 +270,7 @@ def test_locks_skip_wait_and_time_out(connect: Connect) -> None:
     waiting.start()
     assert not done.wait(0.05)
     first.commit()
-    assert done.wait(5)
+    assert done.wait(30)
     waiting.join()
     states = other.execute("select state from absurd.r_q where run_id = %s", (run_id,)).fetchone()
     assert states == ("cancelled",)
@@ -340,7 +340,7 @@ async def test_async_connection_waits_without_blocking_the_loop() -> None:
     await asyncio.sleep(0.01)
     assert not cancel.done()
     await first.commit()
-    await asyncio.wait_for(cancel, 5)
+    await asyncio.wait_for(cancel, 30)
     async with other.cursor(row_factory=rows.dict_row) as cursor:
         await cursor.execute("select state from absurd.t_q")
         assert [row async for row in cursor] == [{"state": "cancelled"}]

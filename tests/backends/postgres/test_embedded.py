@@ -171,7 +171,7 @@ def test_a_stranger_with_the_servers_number_is_left_alone(server: EmbeddedPostgr
         assert not server.is_running()
         began = time.monotonic()
         server.stop()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10, "it waited for the stranger"
         server.start()
         assert stranger.poll() is None
     finally:

@@ -96,11 +96,13 @@ async def test_body_that_does_not_arrive_is_a_problem() -> None:
 
 async def test_client_that_reads_nothing_is_closed() -> None:
     """So that its response does not stay in memory."""
+    closed = asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for _ in range(640):
             await send({"type": "http.response.body", "body": b"x" * 50_000, "more_body": True})
+        closed.set()
 
     async with served(app, Impatient) as url:
         host, port = url.removeprefix("http://").split(":")
@@ -111,7 +113,8 @@ async def test_client_that_reads_nothing_is_closed() -> None:
             client.setblocking(False)
             loop, count = asyncio.get_running_loop(), 0
             await loop.sock_recv(client, 1)
-            await asyncio.sleep(1)
+            async with asyncio.timeout(60):
+                await closed.wait()
             with suppress(ConnectionResetError):
                 while part := await loop.sock_recv(client, 1_000_000):
                     count += len(part)
