@@ -1,4 +1,4 @@
-"""What an outcome leaves out, and what it must not: a replaced window whose mosaic never began."""
+"""What an outcome leaves out, and what it must not: a window that another one has replaced."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ import pytest
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.execution.context import MosaicInputs
+from absurd_contimg.registry.grouping import TOLERANCE_SECONDS
+from absurd_contimg.registry.ingestion_records import Closure, FileSighting
+from absurd_contimg.registry.models import IngestState
 from absurd_contimg.registry.windows import Window, WindowMember, WindowState
 from absurd_contimg.simulation.exploration.outcome import Outcome, outcome_of
+from absurd_contimg.simulation.exploration.stream_workflows import group_name
 from absurd_contimg.simulation.model.simulated_config import SIMULATED_CONFIG
 from absurd_contimg.simulation.model.world import EPOCH, State, World
 from absurd_contimg.simulation.runtime.loop import instantly
 from absurd_contimg.workflows import mosaic
 
 QUEUE = "night"
+NAMES = dict(zip("abc", map(group_name, range(3)), strict=True))
 
 
 def window(window_id: str, groups: str, state: WindowState = WindowState.CLOSED) -> Window:
-    members = tuple(WindowMember(group, float(number)) for number, group in enumerate(groups))
+    members = tuple(WindowMember(NAMES[group], float(n)) for n, group in enumerate(groups))
     return Window(window_id, state, 0.0, 1.0, 16.0, members, {}, "complete")
 
 
@@ -27,13 +32,23 @@ FIRST, WHOLE = window("W-ab", "ab"), window("W-abc", "abc")
 REPLACED = replace(window("W-bc", "bc", WindowState.SUPERSEDED), superseded_by="W-abc")
 
 
-def outcome(*windows: Window, replaced_mosaic: str = "cancelled") -> Outcome:
-    """Of a night with these windows; the mosaics of those that are not superseded are pending."""
+def outcome(
+    *windows: Window, replaced_mosaic: str = "cancelled", late_group_after: float = -100.0
+) -> Outcome:
+    """Of a night with these windows; the mosaics of those that are not superseded are pending.
+
+    The first group came late: so many seconds after the mosaic of the replaced window began.
+    """
     state = State(MemoryDatabase(0, clock=lambda: EPOCH))
+    ingestion = state.registry.ingestion
+    path = SIMULATED_CONFIG.paths.input_dir / f"{NAMES['a']}_sb00.hdf5"
+    ingestion.enter_files([FileSighting(path, 1, 1)], 0.0, TOLERANCE_SECONDS)
+    times = 61_000.0, 16.0, EPOCH.timestamp() + late_group_after
+    ingestion.close_group(Closure(NAMES["a"], IngestState.CLOSED, "all", (path,), (), *times))
     backend = MemoryBackend(state.database)
     instantly(backend.create_queue(QUEUE))
     for each in windows:
-        state.registry.ingestion.store_windows([each])
+        ingestion.store_windows([each])
         inputs = MosaicInputs(
             window_id=each.window_id,
             members=tuple(member.group_id for member in each.members),
@@ -53,6 +68,12 @@ def outcome(*windows: Window, replaced_mosaic: str = "cancelled") -> Outcome:
     return outcome_of(observed, state, ())
 
 
+def test_a_mosaic_that_began_before_the_late_group_came_is_no_difference() -> None:
+    """It stays, as it says what it is made of; how far workers had come decides whether it is."""
+    after_fault = outcome(REPLACED, FIRST, WHOLE, replaced_mosaic="begun", late_group_after=100.0)
+    assert after_fault.differences(outcome(FIRST, WHOLE)) == []
+
+
 def test_a_replaced_window_whose_mosaic_never_began_is_no_difference() -> None:
     base, after_fault = outcome(FIRST, WHOLE), outcome(FIRST, REPLACED, WHOLE)
     assert after_fault.differences(base) == []
@@ -61,7 +82,7 @@ def test_a_replaced_window_whose_mosaic_never_began_is_no_difference() -> None:
 
 
 @pytest.mark.parametrize("replaced_mosaic", ["waiting", "begun", "begun, then cancelled"])
-def test_a_replaced_window_whose_mosaic_may_be_published_is_found(replaced_mosaic: str) -> None:
+def test_a_mosaic_of_a_replaced_window_that_began_too_late_is_found(replaced_mosaic: str) -> None:
     after_fault = outcome(REPLACED, FIRST, WHOLE, replaced_mosaic=replaced_mosaic)
     task, record = after_fault.differences(outcome(FIRST, WHOLE))
     assert record.startswith('record ["window", "W-bc"')

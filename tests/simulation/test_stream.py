@@ -67,7 +67,8 @@ def test_the_fate_of_every_fault_of_the_night() -> None:
     with without_logs_and_gc():
         outcome = run.run()
     assert outcome.violations == ()
-    records = [record for record in outcome.records if isinstance(record, list)]
+    described = describe_ingestion(run.world.state.registry.ingestion)
+    records = [record for record in described if isinstance(record, list)]
     groups = {record[1]: record[2:] for record in records if record[0] == "group"}
     files = {record[1]: record[3] for record in records if record[0] == "file"}
     names = [group_name(number) for number in range(11)]

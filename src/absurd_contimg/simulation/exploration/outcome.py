@@ -2,7 +2,7 @@
 
 Kept: every task with its state, its result and its checkpoints, every product, what ingestion and
 batches have recorded, every external effect. Left out: times, how long a stage took, which worker
-ran it, how often it was started; a window that another one has replaced before its mosaic began.
+ran it, how often it was started; a window that another one has rightly replaced, and its mosaic.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -21,13 +21,16 @@ from absurd_contimg.core.records import Checkpoint, History, Json, Run
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES
 from absurd_contimg.history.invariants.check import Violation
 from absurd_contimg.history.invariants.world import WorldObservation
-from absurd_contimg.registry.windows import Window, WindowState
+from absurd_contimg.registry.windows import WindowState
 from absurd_contimg.simulation.exploration.differences import (
     short,
     task_differences,
     value_differences,
 )
-from absurd_contimg.simulation.model.simulated_ingestion import describe_ingestion
+from absurd_contimg.simulation.model.simulated_ingestion import (
+    SimulatedIngestion,
+    describe_ingestion,
+)
 from absurd_contimg.simulation.model.world import State
 from absurd_contimg.workflows import mosaic
 
@@ -86,12 +89,13 @@ def outcome_of(
 
     Left out are the checkpoints whose name begins with one of `looks`.
     """
+    registry = state.registry
+    replaced = _replaced_windows(registry.ingestion, observed.histories)
     products: tuple[Json, ...] = tuple(
         (path, _without_provenance(state.disk.manifest(path)), sorted(state.disk.below(path)))
         for path in sorted(state.disk.product_paths())
+        if not any(f"/{window_id}-" in path for window_id in replaced)
     )
-    registry = state.registry
-    replaced = _replaced_windows(registry.ingestion.windows(), observed.histories)
     histories = [each for each in observed.histories if _window_of(each) not in replaced]
     values = _SavedValues(histories)
     ledger = tuple(f"{each.name} {json.dumps(values.steady(each.value))}" for each in state.ledger)
@@ -105,21 +109,36 @@ def outcome_of(
     return Outcome(tasks, products, records, ledger, violations, run_ends, unprotected)
 
 
-def _replaced_windows(windows: Sequence[Window], histories: Iterable[History]) -> frozenset[str]:
-    """The windows that a closed one has replaced before their mosaic began.
+def _replaced_windows(
+    ingestion: SimulatedIngestion, histories: Iterable[History]
+) -> frozenset[str]:
+    """The windows that a closed one has replaced, and whose mosaic was rightly begun or not.
 
     Such a window exists only where its groups were processed before a late group came, which
-    depends on how long faults kept the workers. One whose mosaic has begun is no such window.
+    depends on how long faults kept the workers and on how many there were. Its mosaic stays if it
+    was begun before the late group was there, and is cancelled otherwise (`docs/streaming.md`).
     """
-    states = {window.window_id: window.state for window in windows}
-    begun = {_window_of(history) for history in histories if not _is_cancelled_unstarted(history)}
-    return frozenset(
-        window.window_id
-        for window in windows
-        if window.state is WindowState.SUPERSEDED
-        and states.get(window.superseded_by or "") is WindowState.CLOSED
-        and window.window_id not in begun
-    )
+    windows = {window.window_id: window for window in ingestion.windows()}
+    replaced: dict[str, float] = {}
+    """By window: when the last group was closed that only its successor has."""
+    for window in windows.values():
+        successor = windows.get(window.superseded_by or "")
+        if window.state is WindowState.SUPERSEDED and successor is not None:
+            late = {m.group_id for m in successor.members} - {m.group_id for m in window.members}
+            if successor.state is WindowState.CLOSED:
+                groups = [group for name in late for group in ingestion.groups(group_id=name)]
+                replaced[window.window_id] = max((g.closed_at or 0.0 for g in groups), default=0.0)
+    for history in histories:
+        window_id = _window_of(history)
+        if window_id in replaced and not _is_right_until(history, replaced[window_id]):
+            del replaced[window_id]
+    return frozenset(replaced)
+
+
+def _is_right_until(history: History, time: float) -> bool:
+    """Whether a task was first started before a time, or was cancelled and never started."""
+    starts = [run.started_at.timestamp() for run in history.runs if run.started_at is not None]
+    return min(starts) < time if starts else history.task.state == "cancelled"
 
 
 def _window_of(history: History) -> str | None:
@@ -128,10 +147,6 @@ def _window_of(history: History) -> str | None:
     if history.task.task_name != mosaic.TASK_NAME or not isinstance(params, Mapping):
         return None
     return str(params.get("window_id"))
-
-
-def _is_cancelled_unstarted(history: History) -> bool:
-    return history.task.state == "cancelled" and not any(run.started_at for run in history.runs)
 
 
 def _end(run: Run) -> str:
