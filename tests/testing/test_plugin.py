@@ -391,6 +391,7 @@ def test_plan_that_shows_nothing_says_so(tmp_path: Path, plan: str, says: str) -
     (tmp_path / "test_safe.py").write_text(_SAFE_TEST)
     shown = pytest_in(tmp_path, ".", "--absurd-faults", plan, only_ours=True)
     assert says in shown.stdout + shown.stderr
+    assert "claim_task" not in shown.stdout, "a trace tells nothing here"
 
 
 def test_backend_that_is_not_installed_is_refused_at_once(
