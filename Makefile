@@ -24,7 +24,7 @@ demo: setup
 # The dashboard on what make demo has left; Ctrl-C ends it.
 dashboard: setup
 	@test -d demo/state || { echo "There is no demo yet: make demo"; exit 1; }
-	$(BIN)/contimg --input-dir demo/incoming --output-dir demo/products --scratch-dir demo/scratch --state-dir demo/state dashboard
+	$(BIN)/contimg --folder demo dashboard
 
 # A telescope's night, 30 times faster, with kills on the way: docs/night.md
 night: setup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,16 @@ def contimg(root: Path, *arguments: str, **environment: str) -> subprocess.Compl
     ]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("ABSURD_", "PIPELINE_"))}
     return run_program([*folders, *arguments], {**clean, "COLUMNS": "200", **environment})
+
+
+def test_one_option_names_the_folders_that_the_demo_has_left(tmp_path: Path) -> None:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("ABSURD_", "PIPELINE_"))}
+    options = ["--folder", str(tmp_path), "--input-dir", "/elsewhere"]
+    shown = run_program([*options, "settings", "--json"], {**clean, "PIPELINE_STATE_DIR": "/not"})
+    values = {each["variable"]: each["value"] for each in json.loads(shown.stdout)["variables"]}
+    assert values["PIPELINE_INPUT_DIR"] == "/elsewhere"
+    folders = [values[f"PIPELINE_{name}_DIR"] for name in ("OUTPUT", "SCRATCH", "STATE")]
+    assert folders == [str(tmp_path / name) for name in ("products", "scratch", "state")]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from uuid import UUID
 import typer
 from rich.logging import RichHandler
 
+from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.errors import QueueNotFound
 from absurd_contimg.core.records import History
@@ -104,6 +105,14 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _before(
     context: typer.Context,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="A folder with incoming, products, scratch and state in it, as make demo makes "
+            "one: instead of the next four options, which count more.",
+        ),
+    ] = None,
     input_dir: Annotated[Path | None, _option("PIPELINE_INPUT_DIR", file_okay=False)] = None,
     output_dir: Annotated[Path | None, _option("PIPELINE_OUTPUT_DIR", file_okay=False)] = None,
     scratch_dir: Annotated[Path | None, _option("PIPELINE_SCRATCH_DIR", file_okay=False)] = None,
@@ -131,11 +140,12 @@ def _before(
     ] = False,
 ) -> None:
     """Options before the command. contimg settings shows all values."""
+    below = None if folder is None else PathsConfig.below(folder)
     state.overrides = {
-        "input_dir": input_dir,
-        "output_dir": output_dir,
-        "scratch_dir": scratch_dir,
-        "state_dir": state_dir,
+        "input_dir": input_dir or (below and below.input_dir),
+        "output_dir": output_dir or (below and below.output_dir),
+        "scratch_dir": scratch_dir or (below and below.scratch_dir),
+        "state_dir": state_dir or (below and below.state_dir),
         "publish_dir": publish_dir,
         "database_url": database_url,
         "queue_name": queue_name,
