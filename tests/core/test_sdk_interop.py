@@ -15,8 +15,8 @@ import absurd_sdk
 from absurd_sdk import AsyncAbsurd
 
 from absurd_contimg.backends.postgres import PostgresBackend
-from absurd_contimg.core.context import TIMEOUT_PREFIX
 from absurd_contimg.core.records import History
+from absurd_contimg.core.step_names import TIMEOUT_PREFIX
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 

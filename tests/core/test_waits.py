@@ -20,10 +20,11 @@ from unreadable_rows import connected
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.context import TIMEOUT_PREFIX, TaskContext
+from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import RunReleased
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.step_names import TIMEOUT_PREFIX
 from absurd_contimg.history.invariants.check import audit
 from absurd_contimg.simulation.exploration.exploration_spec import (
     ExplorationSpec,

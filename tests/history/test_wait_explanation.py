@@ -160,3 +160,22 @@ async def test_a_running_task_tells_its_worker_its_step_and_its_lease(
     assert nobody is not None
     assert "no other worker" in nobody.sentence
     assert nobody.advice
+
+
+async def test_a_task_without_a_handler_does_not_sleep_by_its_own_wish(
+    memory: MemoryBackend,
+) -> None:
+    """Its name was misspelt, and `status` said that its handler had asked for the sleep."""
+
+    async def naps(_params: Any, ctx: TaskContext) -> None:
+        await ctx.sleep_for("nap", 3600)
+
+    asleep = await explained(memory, await worked(memory, naps))
+    assert "as its handler asked" in asleep.sentence
+    spawned = await memory.spawn_task(QUEUE, "tsak", {})
+    await Worker(memory, TaskRegistry(), WorkerSettings(QUEUE, "w")).run(until_idle=True)
+    history = await memory.history(QUEUE, spawned.task_id)
+    assert history is not None
+    explanation = await explained(memory, history)
+    assert "a worker without a handler for 'tsak' has left it to others" in explanation.sentence
+    assert f"cancel {spawned.task_id}" in str(explanation.advice)

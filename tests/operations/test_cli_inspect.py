@@ -112,7 +112,7 @@ def test_status_as_json_has_leases_workers_and_failures(
     assert (failed["failure"]["rule"], failed["failure"]["message"]) == ("bad-input", "G1 is cut")
     assert shown["queue"]["tasks_by_state"]["failed"] == 1
     text = contimg("status").stdout
-    assert "Workers alive on this host: none" in text
+    assert "Workers of the pipeline alive on this host: none" in text
     assert "worker worker-1, not alive on this host, since 2026: disk full" in text
     assert "lease 5" in text or "lease 60" in text
     history = json.loads(contimg("history", "G1", "--json").stdout)
@@ -230,7 +230,9 @@ def test_a_worker_that_hangs_is_not_simply_alive(
             )
             store_service(registry, record)
         text = " ".join(contimg("status").stdout.split())
-    assert "Workers alive on this host: worker-1 (silent for 5 min: it hangs)" in text
+    assert (
+        "Workers of the pipeline alive on this host: worker-1 (silent for 5 min: it hangs)" in text
+    )
 
 
 def test_retry_of_a_group_is_that_of_all_its_tasks_that_have_failed(

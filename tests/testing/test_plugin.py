@@ -212,6 +212,12 @@ def test_the_history_is_that_of_the_task_and_not_of_its_child() -> None:
     assert history.result == [1, "of a child"]
 
 
+def test_the_failure_of_a_child_is_told_too() -> None:
+    others = {"children": {"child": raises}}
+    with pytest.raises(AssertionError, match=r"not failed.*task 'child' .*has failed.*never well"):
+        run_handler(awaits_child, {}, others=others, ends="failed")
+
+
 @pytest.mark.parametrize(
     ("handler", "others", "says"),
     [

@@ -22,12 +22,19 @@ from absurd_sdk import TimeoutError as EventTimeout
 
 from absurd_contimg.core.errors import QueueNotFound, RunReleased, UnknownQueue
 from absurd_contimg.core.failures import StepsChanged, SuspensionSwallowed
-from absurd_contimg.core.forks import FORKED, load_steps
+from absurd_contimg.core.forks import load_steps
 from absurd_contimg.core.jsonb_sanitizer import require_name, shortened
 from absurd_contimg.core.records import Json, SpawnOptions, TaskResult
 from absurd_contimg.core.row_values import require_readable
 from absurd_contimg.core.run_session import RunSession
-from absurd_contimg.core.step_journal import JOURNAL_PREFIXES, StepJournal
+from absurd_contimg.core.step_journal import StepJournal
+from absurd_contimg.core.step_names import (
+    EVENT_PREFIX,
+    RESULT_PREFIX,
+    SPAWN_PREFIX,
+    TIMEOUT_PREFIX,
+    require_step_name,
+)
 from absurd_contimg.core.step_order_check import STEPS_CHANGED, StepOrderCheck
 from absurd_contimg.core.task_waits import TaskWait
 from absurd_contimg.core.wake_times import (
@@ -40,14 +47,6 @@ from absurd_contimg.core.wake_times import (
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-TIMEOUT_PREFIX = "$timeout:"
-"""The checkpoint of this prefix and a wait's own name says that the wait has timed out. The wait's
-own name stays free, so that absurd-sdk, which knows no such outcome, takes it for no payload."""
-
-SPAWN_PREFIX, EVENT_PREFIX, RESULT_PREFIX = "$spawn:", "$awaitEvent:", "$awaitTaskResult:"
-"""The checkpoints of child tasks and of waits without a name of their own."""
-_OWN_PREFIXES = (*JOURNAL_PREFIXES, TIMEOUT_PREFIX, SPAWN_PREFIX, EVENT_PREFIX, RESULT_PREFIX)
 
 
 class TaskContext:
@@ -401,13 +400,3 @@ class TaskContext:
             )
         self._taken_names.add(checkpoint_name)
         return checkpoint_name
-
-
-def require_step_name(name: str) -> None:
-    """Refuse a name that would be taken for a checkpoint of the worker's or a wait's own."""
-    require_name("step", name)
-    if name in (STEPS_CHANGED, FORKED) or name.startswith(_OWN_PREFIXES):
-        raise ValueError(
-            f"step name {shortened(ascii(name), 200)} is the name of a checkpoint that the worker "
-            "keeps for itself. Use a name that does not begin with $."
-        )

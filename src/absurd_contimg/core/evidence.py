@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Self, cast
 
 from absurd_contimg.core.foreign_objects import ask, attribute, class_names
@@ -121,6 +124,39 @@ def _text(make: Callable[[], str], action: str) -> str:
     return ask(
         lambda: mask(make()), lambda second: f"<no text: {action} raises {type(second).__name__}>"
     )
+
+
+_FRAME = re.compile(r'^[ |+-]*File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
+_OWN = ("/src/absurd_contimg/", "/site-packages/absurd_contimg/")
+_LIBRARIES = ("/lib/python3", "<frozen ")
+
+
+def line_of_handler(traceback: str) -> str | None:
+    """The innermost line of a traceback that is neither of this package nor of a library.
+
+    Of a handler that is installed as a library, its first line; None for the package's own.
+    """
+    frames = _FRAME.findall(traceback)
+    users = [frame for frame in frames if not any(part in frame[0] for part in _OWN + _LIBRARIES)]
+    if not users:
+        users = [
+            frame
+            for caller, frame in pairwise(frames)
+            if caller[0].endswith("/absurd_contimg/core/tasks.py")
+            and not any(part in frame[0] for part in _OWN)
+        ]
+    if not users:
+        return None
+    path, line, function = users[-1]
+    return f"{Path(path).name}, line {line}, in {function}"
+
+
+def described(error: BaseException) -> str:
+    """The error's text, with its class and the line of the handler where that is known."""
+    text, where = text_of(error), line_of_handler(_traceback_of(error))
+    if where is None:
+        return text
+    return f"{class_names(error)[0].rpartition('.')[2]} at {where}: {text}"
 
 
 class UnrecordableError(RuntimeError):

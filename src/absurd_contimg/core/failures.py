@@ -103,7 +103,7 @@ failures, a delay (seconds or `timedelta`) to do so after it, False never to, No
 UNRECOGNISED = FailureRule(
     id="unrecognised",
     kind=FailureKind.UNKNOWN,
-    advice="Read the traceback; if it can come again, add a rule for it.",
+    advice="Read the traceback: contimg history TASK --traceback. If it may recur, add a rule.",
     source="default",
 )
 

@@ -27,7 +27,7 @@ from absurd_contimg.core.errors import (
     RunReleased,
     ValueRefused,
 )
-from absurd_contimg.core.evidence import text_of
+from absurd_contimg.core.evidence import described
 from absurd_contimg.core.failure_handling import FailureHandler, OnFailure
 from absurd_contimg.core.failures import POISON_RULE, Classifier, RetryHook
 from absurd_contimg.core.generic_rules import GENERIC_RULES
@@ -386,9 +386,10 @@ class Worker:
             self._lost.add(claimed, ctx, refusal)
             _log.error("run %s: its failure could not be recorded: %s", claimed.run_id, refusal)
         else:
-            where, verdict = (claimed.run_id, ctx.current_step), decision.verdict
-            outcome = (decision.action, verdict.kind.value, verdict.rule_id, text_of(error))
-            _log.warning("run %s, step %s: %s (%s, %s): %s", *where, *outcome)
+            verdict, step = decision.verdict, ctx.current_step and f", step {ctx.current_step}"
+            outcome = (decision.action, verdict.kind.value, verdict.rule_id)
+            run = (claimed.task_name, claimed.run_id, step or "")
+            _log.warning("task %s, run %s%s: %s (%s, %s): %s", *run, *outcome, described(error))
 
     async def _release_run(self, claimed: ClaimedTask, ctx: TaskContext) -> None:
         """Give the run back to the queue at once; this costs no attempt."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
+from absurd_contimg.core.evidence import line_of_handler
 from absurd_contimg.core.failures import FailureKind, action_of
 from absurd_contimg.core.records import History, Json, Run
 from absurd_contimg.core.row_values import Unreadable
@@ -99,31 +97,6 @@ def _failed_run(run: Run, final: bool, lost: object) -> FailedRun:
         where=None if traceback is None else line_of_handler(traceback),
         final=final,
     )
-
-
-_FRAME = re.compile(r'^[ |+-]*File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
-_OWN = ("/src/absurd_contimg/", "/site-packages/absurd_contimg/")
-_LIBRARIES = ("/lib/python3", "<frozen ")
-
-
-def line_of_handler(traceback: str) -> str | None:
-    """The innermost line of a traceback that is neither of this package nor of a library.
-
-    Of a handler that is installed as a library, its first line; None for the package's own.
-    """
-    frames = _FRAME.findall(traceback)
-    users = [frame for frame in frames if not any(part in frame[0] for part in _OWN + _LIBRARIES)]
-    if not users:
-        users = [
-            frame
-            for caller, frame in pairwise(frames)
-            if caller[0].endswith("/absurd_contimg/core/tasks.py")
-            and not any(part in frame[0] for part in _OWN)
-        ]
-    if not users:
-        return None
-    path, line, function = users[-1]
-    return f"{Path(path).name}, line {line}, in {function}"
 
 
 def reason_of(run: Run) -> Mapping[str, Any]:

@@ -11,8 +11,8 @@ from dataclasses import replace
 from uuid import UUID
 
 from absurd_contimg.core.backend import Inspection
-from absurd_contimg.core.context import SPAWN_PREFIX
 from absurd_contimg.core.records import LIVE_STATES, History
+from absurd_contimg.core.step_names import SPAWN_PREFIX
 
 COORDINATOR = "stages"
 """The task that coordinates the stage tasks of a group."""

@@ -238,6 +238,16 @@ def _explain_delay(
         )
     if run.started_at is None:
         return WaitExplanation(f"is not due before {remaining}", "time", due)
+    if reason.cause == "handler":
+        name = history.task.task_name
+        return WaitExplanation(
+            f"waits {remaining}, then is offered again: a worker without a handler for {name!r} "
+            "has left it to others",
+            "no-worker",
+            due,
+            f"Start a worker of queue {history.queue_name} that has a handler for {name!r}; if the "
+            f"name is wrong: contimg --queue {history.queue_name} cancel {history.task.task_id}",
+        )
     return WaitExplanation(f"sleeps {remaining}, as its handler asked", "time", due)
 
 

@@ -10,8 +10,9 @@ from absurd_contimg.core.records import INFINITY, LIVE_STATES, History
 from absurd_contimg.core.step_journal import START_PREFIX, StepOutcome, StepRecord
 from absurd_contimg.history.failures import FailedRun, failed_runs
 
-Cause = Literal["resource", "event", "retry", "time", "worker"]
-"""``time``: its handler sleeps; ``worker``: it can go on, and no worker has claimed it."""
+Cause = Literal["resource", "event", "retry", "time", "handler", "worker"]
+"""``time``: its handler sleeps; ``handler``: a worker without a handler for it has left it to
+others; ``worker``: it can go on, and no worker has claimed it."""
 
 
 CALIBRATION_EVENT = "calibration.available"
@@ -46,6 +47,8 @@ class WaitReason:
         if self.cause == "time":
             until = "" if self.until is None else f", until {self.until:%Y-%m-%d %H:%M:%S} UTC"
             return f"a sleep of its own{until}"
+        if self.cause == "handler":
+            return "a worker that has a handler for it"
         since = "" if self.until is None else f", from {self.until:%Y-%m-%d %H:%M:%S} UTC on"
         return f"a worker{since}"
 
@@ -70,7 +73,20 @@ def find_wait_reason(history: History) -> WaitReason | None:
             return _after_failure("resource", due, step, outcome)
         if outcome.action == "released":
             cause = "worker"
+    if cause == "time" and not _sleeps_until(history, run.available_at):
+        cause = "handler"
     return WaitReason(cause, due)
+
+
+def _sleeps_until(history: History, due: datetime) -> bool:
+    """Whether a checkpoint has this time: our handlers and the SDK's save it before they sleep."""
+    for state in history.checkpoint_states.values():
+        try:
+            if isinstance(state, str) and datetime.fromisoformat(state) == due:
+                return True
+        except ValueError:
+            continue
+    return False
 
 
 def _after_failure(

@@ -20,6 +20,7 @@ from absurd_contimg.core.records import TERMINAL_STATES, History, Run
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES
 from absurd_contimg.core.task_queries import LEASE_EXPIRED
 from absurd_contimg.core.worker_deaths import noted_deaths
+from absurd_contimg.history.checkpoint_texts import checkpoint_text
 from absurd_contimg.history.failures import FailedRun, reason_members
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import TaskSummary, summarize
@@ -225,7 +226,7 @@ def _add_attempts(table: KeyedTable, history: History) -> None:
             "" if run.started_at is None else f"{run.started_at:%H:%M:%S}",
             "" if ended is None else f"{ended:%H:%M:%S}",
             f"[{_COLOURS.get(run.state, 'yellow')}]{run.state}[/]{cell(ending)}",
-            cell(", ".join(saved)),
+            cell(", ".join(map(checkpoint_text, saved))),
         )
 
 

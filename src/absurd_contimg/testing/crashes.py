@@ -167,11 +167,23 @@ def _check_end(
         )
     if state != ends and not outcome.violations:
         failure = summarize(history).last_failure
+        reason = "" if failure is None else f": {failure.text}"
         raise AssertionError(
-            f"the task is {state} without any fault, not {ends}: "
-            f"{'' if failure is None else failure.text}. "
+            f"the task is {state} without any fault, not {ends}{reason}"
+            f"{_failed_tasks(each for each in histories if each is not history)}. "
             f"If that is right: {function}(..., ends={state!r})"
         )
+
+
+def _failed_tasks(tasks: Iterable[History]) -> str:
+    """What has failed beside it: often the cause."""
+    text = ""
+    for each in tasks:
+        failure = summarize(each).last_failure if each.task.state == "failed" else None
+        if failure is not None:
+            name, queue = each.task.task_name, each.queue_name
+            text += f"; task {name!r} of queue {queue!r} has failed: {failure.text}"
+    return text
 
 
 def _shown(spec: ExplorationSpec, tasks: Iterable[History]) -> str:

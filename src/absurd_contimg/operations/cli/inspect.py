@@ -21,6 +21,7 @@ from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.execution.logs import log_folder, newest_logs, tail
+from absurd_contimg.history.failures import failed_runs
 from absurd_contimg.history.invariants.check import audit as check_histories
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
@@ -37,7 +38,14 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def history(task: TaskName, as_json: AsJson = False, from_file: FromFile = None) -> None:
+def history(
+    task: TaskName,
+    as_json: AsJson = False,
+    from_file: FromFile = None,
+    traceback: Annotated[
+        bool, typer.Option(help="Show the traceback of each failure too.")
+    ] = False,
+) -> None:
     """Show the attempts and stages of one task, where it was interrupted and resumed."""
     from absurd_contimg.operations.terminal import history_table
 
@@ -56,6 +64,9 @@ def history(task: TaskName, as_json: AsJson = False, from_file: FromFile = None)
         shared.print_json({**waits, **to_jsonable_python(record)})
     else:
         console.print(history_table(record, explanation))
+        for failure in failed_runs(record) if traceback else ():
+            text = failure.traceback or "no traceback is known"
+            console.out(f"\nattempt {failure.attempt}: {failure.text}\n{text}", highlight=False)
 
 
 @app.command()

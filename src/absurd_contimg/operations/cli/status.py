@@ -110,7 +110,8 @@ def status(
     _show_batches(queue.batches)
     _show_hindrances(hindrances)
     names = [f"{name}{_silence(name, host, queue.context)}" for name in alive]
-    console.print(f"Workers alive on this host: {', '.join(map(cell, names)) or 'none'}")
+    alive_text = ", ".join(map(cell, names)) or "none"
+    console.print(f"Workers of the pipeline alive on this host: {alive_text}")
     _show_slots(settings, hindrances)
     _show_notes(notes, host)
     if queue.groups:

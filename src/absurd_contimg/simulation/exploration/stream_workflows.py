@@ -12,8 +12,9 @@ from math import inf
 from typing import Any
 
 from absurd_contimg.backends.memory import MemoryDatabase
-from absurd_contimg.core.context import TIMEOUT_PREFIX, TaskContext
+from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.records import Json
+from absurd_contimg.core.step_names import TIMEOUT_PREFIX
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.errors import DataQualityError
