@@ -11,7 +11,7 @@ from absurd_contimg.core.step_names import (
 
 
 def checkpoint_text(checkpoint_name: str) -> str:
-    """A checkpoint as a person knows it: ``child part``, ``event go``, ``result of ...9ec4c816c4e``."""
+    """A checkpoint as a person knows it: ``child part``, ``event go``, ``result of task 816c``."""
     name = checkpoint_name
     late = " (timed out)" if name.startswith(TIMEOUT_PREFIX) else ""
     name = name.removeprefix(TIMEOUT_PREFIX)
