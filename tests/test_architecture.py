@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -63,3 +65,19 @@ def test_the_first_code_of_the_readme_runs() -> None:
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
     assert blocks
+
+
+@pytest.mark.parametrize("package", ["operations.services", "backends.postgres", "testing"])
+def test_names_that_are_imported_on_use_are_there(package: str) -> None:
+    module = importlib.import_module(f"absurd_contimg.{package}")
+    assert set(module._MODULES) == set(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+
+
+def test_the_help_of_the_program_imports_no_database() -> None:
+    """Each start of ``contimg`` paid for them."""
+    code = "import sys, absurd_contimg.operations.cli.main; print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(shown.stdout.split())
+    assert not loaded & {"psycopg", "sqlalchemy", "numpy", "sqlglot", "absurdctl", "simpy"}

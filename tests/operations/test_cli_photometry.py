@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.main import app
-from absurd_contimg.operations.services.light_curves import parse_position
+from absurd_contimg.operations.services.source_light_curves import parse_position
 from absurd_contimg.products.photometry_table import SourceFlux
 from absurd_contimg.registry import Registry
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pwd
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +35,7 @@ from absurd_contimg.backends.postgres.server_programs import (
 from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.forked_children import close_lock, withhold_lock
-from absurd_contimg.owned_folders import Mark, remove_tree, take_folder
+from absurd_contimg.owned_folders import Mark, remove_tree, take_folder, user_name
 
 _SUPERUSER = "postgres"
 _DATA, _LOG = "data", "server.log"
@@ -329,11 +328,3 @@ class EmbeddedPostgres:
                 f"{program} in {self._folder} ended with {error.code}: {error.output}\n{log}"
                 f"\nLook at {self._log}; if the cluster is damaged, move {self._data} away."
             ) from error
-
-
-def user_name(number: int) -> str:
-    """The name of a user of this machine, or the number if there is none."""
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)

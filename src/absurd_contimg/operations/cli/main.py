@@ -10,7 +10,6 @@ from typing import cast
 
 from rich.text import Text
 
-from absurd_contimg.backends.postgres.embedded import user_name
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.operations.cli import (  # noqa: F401 - register their commands
@@ -42,6 +41,7 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
 )
 from absurd_contimg.operations.cli.app import app, state
 from absurd_contimg.operations.console import discard_output, error_console, guard_streams, one_line
+from absurd_contimg.owned_folders import user_name
 
 _EXTRAS = {
     **dict.fromkeys(("scipy", "astropy", "erfa", "pyuvdata", "h5py", "casacore"), "casa"),

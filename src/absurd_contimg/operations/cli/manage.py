@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.records import SpawnedTask
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli import app as shared
@@ -240,6 +239,8 @@ def db_init(
 @shared.database_app.command("stop")
 def db_stop() -> None:
     """Stop the embedded server."""
+    from absurd_contimg.backends.postgres import EmbeddedPostgres
+
     EmbeddedPostgres(state.settings().embedded_folder).stop()
 
 

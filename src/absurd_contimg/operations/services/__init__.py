@@ -1,66 +1,83 @@
-"""What an installation runs: its database, its workers, their disk guard, quarantine."""
+"""What an installation runs: its database, its workers, their disk guard, quarantine.
 
-from absurd_contimg.operations.services.action_records import (
-    ActionRecords,
-    Source,
-    operator_name,
-    reopen_group,
-)
-from absurd_contimg.operations.services.actions import Actions
-from absurd_contimg.operations.services.batch_actions import BatchActions
-from absurd_contimg.operations.services.batch_service import (
-    BatchSummary,
-    batch_steps,
-    cancel_batch,
-    named_items,
-    plan_selection,
-    recent_histories,
-)
-from absurd_contimg.operations.services.cancellation import cancel
-from absurd_contimg.operations.services.daemon_service import (
-    closing_rules,
-    follow,
-    poll_once,
-    serve_daemon,
-)
-from absurd_contimg.operations.services.database import database_url, initialise, open_backend
-from absurd_contimg.operations.services.disk_guard import Watermarks, worker_notes
-from absurd_contimg.operations.services.light_curves import find_source, light_curve, light_curves
-from absurd_contimg.operations.services.mosaic_plans import MosaicPlan, plan_of, spawn_mosaic
-from absurd_contimg.operations.services.new_sources import find_new_sources
-from absurd_contimg.operations.services.preconditions import check_mosaic, check_spawn, check_worker
-from absurd_contimg.operations.services.publications import (
-    RetriedPublication,
-    retry_publication,
-    select_publications,
-)
-from absurd_contimg.operations.services.quarantine import (
-    release,
-    retry_all_failed,
-    retry_failed,
-    to_be_retried,
-)
-from absurd_contimg.operations.services.registry_tables import (
-    GivenTables,
-    Hindrances,
-    SiteTables,
-    Tables,
-    open_tables,
-    read_hindrances,
-)
-from absurd_contimg.operations.services.service_manager import ServiceManager
-from absurd_contimg.operations.services.service_reporter import ServiceIdentity, ServiceReporter
-from absurd_contimg.operations.services.service_state import LoopState
-from absurd_contimg.operations.services.service_watch import reported
-from absurd_contimg.operations.services.site_clock import read_site_time
-from absurd_contimg.operations.services.stream_audit import audit_stream
-from absurd_contimg.operations.services.worker_identity import given_worker_id
-from absurd_contimg.operations.services.worker_service import (
-    make_policy,
-    open_registry,
-    serve,
-    stop_signals,
-)
+What is asked for is imported then: all of it takes most of a second, and few commands need it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from absurd_contimg.operations.services.action_records import (
+        ActionRecords,
+        Source,
+        operator_name,
+        reopen_group,
+    )
+    from absurd_contimg.operations.services.actions import Actions
+    from absurd_contimg.operations.services.batch_actions import BatchActions
+    from absurd_contimg.operations.services.batch_service import (
+        BatchSummary,
+        batch_steps,
+        cancel_batch,
+        named_items,
+        plan_selection,
+        recent_histories,
+    )
+    from absurd_contimg.operations.services.cancellation import cancel
+    from absurd_contimg.operations.services.daemon_service import (
+        closing_rules,
+        follow,
+        poll_once,
+        serve_daemon,
+    )
+    from absurd_contimg.operations.services.database import database_url, initialise, open_backend
+    from absurd_contimg.operations.services.disk_guard import Watermarks, worker_notes
+    from absurd_contimg.operations.services.mosaic_plans import MosaicPlan, plan_of, spawn_mosaic
+    from absurd_contimg.operations.services.new_sources import find_new_sources
+    from absurd_contimg.operations.services.preconditions import (
+        check_mosaic,
+        check_spawn,
+        check_worker,
+    )
+    from absurd_contimg.operations.services.publications import (
+        RetriedPublication,
+        retry_publication,
+        select_publications,
+    )
+    from absurd_contimg.operations.services.quarantine import (
+        release,
+        retry_all_failed,
+        retry_failed,
+        to_be_retried,
+    )
+    from absurd_contimg.operations.services.registry_tables import (
+        GivenTables,
+        Hindrances,
+        SiteTables,
+        Tables,
+        open_tables,
+        read_hindrances,
+    )
+    from absurd_contimg.operations.services.service_manager import ServiceManager
+    from absurd_contimg.operations.services.service_reporter import ServiceIdentity, ServiceReporter
+    from absurd_contimg.operations.services.service_state import LoopState
+    from absurd_contimg.operations.services.service_watch import reported
+    from absurd_contimg.operations.services.site_clock import read_site_time
+    from absurd_contimg.operations.services.source_light_curves import (
+        find_source,
+        light_curve,
+        light_curves,
+    )
+    from absurd_contimg.operations.services.stream_audit import audit_stream
+    from absurd_contimg.operations.services.worker_identity import given_worker_id
+    from absurd_contimg.operations.services.worker_service import (
+        make_policy,
+        open_registry,
+        serve,
+        stop_signals,
+    )
 
 __all__ = [
     "ActionRecords",
@@ -121,3 +138,72 @@ __all__ = [
     "to_be_retried",
     "worker_notes",
 ]
+
+_MODULES = {
+    "ActionRecords": "action_records",
+    "Actions": "actions",
+    "BatchActions": "batch_actions",
+    "BatchSummary": "batch_service",
+    "GivenTables": "registry_tables",
+    "Hindrances": "registry_tables",
+    "LoopState": "service_state",
+    "MosaicPlan": "mosaic_plans",
+    "RetriedPublication": "publications",
+    "ServiceIdentity": "service_reporter",
+    "ServiceManager": "service_manager",
+    "ServiceReporter": "service_reporter",
+    "SiteTables": "registry_tables",
+    "Source": "action_records",
+    "Tables": "registry_tables",
+    "Watermarks": "disk_guard",
+    "audit_stream": "stream_audit",
+    "batch_steps": "batch_service",
+    "cancel": "cancellation",
+    "cancel_batch": "batch_service",
+    "check_mosaic": "preconditions",
+    "check_spawn": "preconditions",
+    "check_worker": "preconditions",
+    "closing_rules": "daemon_service",
+    "database_url": "database",
+    "find_new_sources": "new_sources",
+    "find_source": "source_light_curves",
+    "follow": "daemon_service",
+    "given_worker_id": "worker_identity",
+    "initialise": "database",
+    "light_curve": "source_light_curves",
+    "light_curves": "source_light_curves",
+    "make_policy": "worker_service",
+    "named_items": "batch_service",
+    "open_backend": "database",
+    "open_registry": "worker_service",
+    "open_tables": "registry_tables",
+    "operator_name": "action_records",
+    "plan_of": "mosaic_plans",
+    "plan_selection": "batch_service",
+    "poll_once": "daemon_service",
+    "read_hindrances": "registry_tables",
+    "read_site_time": "site_clock",
+    "recent_histories": "batch_service",
+    "release": "quarantine",
+    "reopen_group": "action_records",
+    "reported": "service_watch",
+    "retry_all_failed": "quarantine",
+    "retry_failed": "quarantine",
+    "retry_publication": "publications",
+    "select_publications": "publications",
+    "serve": "worker_service",
+    "serve_daemon": "daemon_service",
+    "spawn_mosaic": "mosaic_plans",
+    "stop_signals": "worker_service",
+    "to_be_retried": "quarantine",
+    "worker_notes": "disk_guard",
+}
+"""The module of each name, in this package."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
