@@ -84,7 +84,7 @@ def test_files_are_in_the_form_of_the_telescopes_writer(ideal: SynthesisResult) 
 def test_every_integration_has_its_own_meridian(ideal: SynthesisResult) -> None:
     """Phase centres are at the sidereal time and the strip's apparent declination."""
     header = read_raw_header(ideal.groups[0].files[0])
-    uvd = read_uvdata(header, header, 1)
+    uvd = read_uvdata({header.index: header}, header, 1)
     offset = np.angle(np.exp(1j * (uvd.phase_center_app_ra - uvd.lst_array)))
     assert np.degrees(np.abs(offset)).max() * 3600 < 1.0
     declination = np.degrees(uvd.phase_center_app_dec)
@@ -132,7 +132,7 @@ def test_visibilities_agree_with_the_stages_formula(ideal: SynthesisResult) -> N
     """Delays on the Earth and (u, v, w) on the sky are two ways to one answer."""
     sources = read_catalogue(ideal.catalog)
     header = read_raw_header(ideal.groups[0].files[5])
-    uvd = read_uvdata(header, header, 1)
+    uvd = read_uvdata({header.index: header}, header, 1)
     frequencies, uvw, data = uvd.freq_array, uvd.uvw_array, uvd.data_array[:, :, 0]
     times, first, integration = np.unique(uvd.time_array, return_index=True, return_inverse=True)
     catalogue = uvd.phase_center_catalog

@@ -132,16 +132,16 @@ def read_visibilities(header: RawHeader, polarizations: tuple[int, ...]) -> tupl
         group = file["Data"]
         take = [header.polarizations.index(code) for code in polarizations]
         with np.errstate(over="ignore"):
-            data = _products(group["visdata"], header, take).astype(np.complex64)
+            data = _products(group["visdata"], header, take).astype(np.complex64, copy=False)
         samples = (
-            _products(group["nsamples"], header, take).astype(np.float32)
+            _products(group["nsamples"], header, take).astype(np.float32, copy=False)
             if "nsamples" in group
             else np.ones(data.shape, np.float32)
         )
         missing = ~(np.abs(data) < _AMPLITUDE_MAX) | (data == 0)
         missing |= ~((samples > _SAMPLES_MIN) & (samples < _SAMPLES_MAX))
         if "flags" in group:
-            missing |= _products(group["flags"], header, take).astype(bool)
+            missing |= _products(group["flags"], header, take).astype(bool, copy=False)
     data[missing] = 0
     samples[missing] = 0
     return data, missing, samples
@@ -152,7 +152,8 @@ def _products(dataset: Any, header: RawHeader, take: list[int]) -> Any:
     if values.dtype.names:
         real, imaginary = _complex_parts(values.dtype)
         values = values[real] + 1j * values[imaginary]
-    return values.reshape(header.shape)[:, :, take]
+    values = values.reshape(header.shape)
+    return values if take == list(range(header.shape[2])) else values[:, :, take]
 
 
 def _complex_parts(dtype: np.dtype[Any]) -> tuple[str, str]:

@@ -27,7 +27,7 @@ _MJD_ZERO_JD = 2400000.5
 
 
 class ConvertStage(PipelineStage[ConvertOutputs]):
-    """Reads, averages, joins, rephases and writes; keeps the beam centres."""
+    """Reads, averages, rephases and writes; keeps the beam centres."""
 
     name = "convert"
     version = 2
@@ -53,7 +53,7 @@ class ConvertStage(PipelineStage[ConvertOutputs]):
         settings = context.config.conversion
         group = _group(context)
         group_id = context.group_id
-        uvd = _read_and_join(group, settings)
+        uvd = _read(group, settings)
         if uvd.flag_array.all():
             raise DataQualityError(
                 f"all visibilities of group {group_id} are flagged in its files.",
@@ -102,27 +102,11 @@ def _group(context: PipelineContext) -> RawGroup:
     return read_raw_group(context.group_inputs.input_files, config.conversion, config.site)
 
 
-def _read_and_join(group: RawGroup, settings: ConversionConfig) -> Any:
+def _read(group: RawGroup, settings: ConversionConfig) -> Any:
     """One averaged UVData with ascending channels; missing sub-bands are flagged zeros."""
     limits = settings.averaging_max, group.channel_width_hz, settings.averaged_width_max_hz
     factor = divisor_up_to(group.n_channels, *limits)
-    by_index = {
-        i: read_uvdata(header, group.reference, factor) for i, header in group.subbands.items()
-    }
-    template = next(iter(by_index.values()))
-    first = next(iter(group.subbands))
-    for index in group.missing:
-        shift_hz = (first - index) * group.n_channels * group.channel_width_hz
-        by_index[index] = uvd = template.copy()
-        uvd.freq_array = template.freq_array + shift_hz
-        uvd.data_array = np.zeros_like(template.data_array)
-        uvd.flag_array = np.ones_like(template.flag_array)
-        uvd.nsample_array = np.zeros_like(template.nsample_array)
-    in_order = [by_index[i] for i in sorted(by_index, reverse=True)]
-    joined = in_order[0]
-    if len(in_order) > 1:
-        joined.fast_concat(in_order[1:], axis="freq", inplace=True, run_check=False)
-    return joined
+    return read_uvdata({**dict.fromkeys(group.missing), **group.subbands}, group.reference, factor)
 
 
 def _beam_centres(group: RawGroup, location: Any) -> BeamCentres:
