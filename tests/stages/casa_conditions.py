@@ -18,12 +18,14 @@ from absurd_contimg.config import PipelineConfig
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, OTHER_CALIBRATION, with_fallbacks
 from absurd_contimg.execution.stage import PipelineStage, Workspace
-from absurd_contimg.products.outputs import to_json
-from absurd_contimg.science.measurement_set import open_table
+from absurd_contimg.products.outputs import CalibrateApplyOutputs, to_json
+from absurd_contimg.science.imagers import run_imager
+from absurd_contimg.science.measurement_set import open_table, working_copy
+from absurd_contimg.science.total_intensity import write_total_intensity
 from absurd_contimg.stages.calibrate_apply import CalibrateApplyStage
 from absurd_contimg.stages.calibrate_solve import CalibrateSolveStage
 from absurd_contimg.stages.flag import FlagStage
-from absurd_contimg.stages.image import ImageStage
+from absurd_contimg.stages.image import ImageStage, read_whole
 from absurd_contimg.stages.validate import ValidateStage
 
 ROOT = Path(sys.argv[1])
@@ -166,7 +168,29 @@ def other_cases() -> None:
     attempt("image: data missing", image, gone)
 
 
+def flag_one_hand(main: Any, _path: Path) -> None:
+    """In half of the rows."""
+    flags = main.getcol("FLAG")
+    flags[1, :, ::2] = True
+    main.putcol("FLAG", flags)
+
+
+def total_intensity_case() -> None:
+    """The largest difference between images of both hands and of their mean, over the peak."""
+    context = damaged(SCIENCE, "calibrated_ms", "t1", flag_one_hand)
+    path = context.outputs_of(CalibrateApplyOutputs).calibrated_ms.path
+    planes = []
+    for name, copier in (("hands", working_copy), ("total", write_total_intensity)):
+        folder = ROOT / name
+        folder.mkdir()
+        image, _psf = run_imager(copier(path, folder), folder, CONFIG.imaging)
+        planes.append(read_whole(image)[1])
+    difference = float(np.abs(planes[0] - planes[1]).max() / planes[0].max())
+    raised["image: total intensity"] = ("none", f"{difference:.1e}")
+
+
 solve_cases()
 apply_cases()
 other_cases()
+total_intensity_case()
 (ROOT / "raised.json").write_text(json.dumps(raised))

@@ -25,9 +25,7 @@ DISH_DIAMETER_M = 4.65
 """docs/telescope.md#array"""
 
 
-def read_uvdata(
-    subbands: Mapping[int, RawHeader | None], reference: RawHeader, factor: int
-) -> Any:
+def read_uvdata(subbands: Mapping[int, RawHeader | None], reference: RawHeader, factor: int) -> Any:
     """XX and YY of sub-bands by index, without autocorrelations, each `factor` channels averaged.
 
     Channels ascend over all sub-bands; one without a header holds flagged zeros. Rows are in order

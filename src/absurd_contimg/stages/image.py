@@ -29,6 +29,7 @@ from absurd_contimg.science.imagers import check_imager, clean_regions, run_imag
 from absurd_contimg.science.measurement_set import channel_frequencies, check_table, working_copy
 from absurd_contimg.science.noise import robust_rms
 from absurd_contimg.science.response import effective_frequency, peak_response, smearing_width
+from absurd_contimg.science.total_intensity import write_total_intensity
 
 _UNWANTED_KEYS = (
     *("DATE", "HISTORY", "ORIGIN", "MPIPROCS", "CHNCHNKS", "MEMREQ", "MEMAVAIL", "USEWEIGH"),
@@ -77,7 +78,8 @@ class ImageStage(PipelineStage[ImageOutputs]):
         config = context.config
         ms = context.outputs_of(CalibrateApplyOutputs).calibrated_ms
         # tclean locks what it images and may write into it.
-        copy = working_copy(ms.path, workspace.temporary)
+        copier = write_total_intensity if config.imaging.imager == "tclean" else working_copy
+        copy = copier(ms.path, workspace.temporary)
         sources = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
         regions = clean_regions(sources, ms.ra_deg, ms.dec_deg, config.imaging)
         image, psf = run_imager(copy, workspace.temporary, config.imaging, regions)
