@@ -17,6 +17,7 @@ from rich.console import Console
 from absurd_contimg.simulation.campaign.campaign import Campaign
 from absurd_contimg.simulation.campaign.campaigns import run_campaign
 from absurd_contimg.simulation.campaign.faults import TimedFault, shrink
+from absurd_contimg.simulation.campaign.page import FAULT_MEANINGS
 from absurd_contimg.simulation.campaign.scenario import (
     Scenario,
     ScenarioError,
@@ -26,7 +27,7 @@ from absurd_contimg.simulation.campaign.scenario import (
     shipped_scenarios,
 )
 from absurd_contimg.simulation.campaign.summary import backlog_gone_after, summarize_run
-from absurd_contimg.simulation.model.faults import FaultKind, parse_timed_faults
+from absurd_contimg.simulation.model.faults import TIMED_KINDS, FaultKind, parse_timed_faults
 from absurd_contimg.simulation.model.stage_model import DEFAULT_COSTS
 from absurd_contimg.simulation.model.trace import Trace
 
@@ -201,6 +202,8 @@ def test_report_is_written_as_json_and_html(tmp_path: Path) -> None:
     assert "http" not in page
     assert "<script" not in page
     assert "Simulated campaign: short" in page
+    assert "No invariant is violated." in page
+    assert set(FAULT_MEANINGS) == {kind.value for kind in TIMED_KINDS}
     (row, _) = re.findall(r"<tr><td>workers.count = \d</td>(.*?)</tr>", page)
     heads = re.findall(r"<th class='n'>(.*?)</th>", page)
     cells = re.findall(r"<td class='n'>(.*?)</td>", row)
@@ -267,4 +270,4 @@ def test_number_of_broken_invariants_stands_below_the_table_however_narrow(tmp_p
     short.write_text('name = "short"\ndays = 0.01\n')
     printed = StringIO()
     run_campaign(short, [1, 2], Console(file=printed, width=20))
-    assert "0 violations of invariants in 0 of 2 runs.\n" in printed.getvalue()
+    assert "No invariant is violated.\n" in printed.getvalue()

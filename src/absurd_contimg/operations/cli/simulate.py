@@ -134,11 +134,14 @@ def explore(
         raise SettingError(f"explore: {error}.") from error
     exploration = explore_on_cores(specs[workflow], kinds, second_kinds, jobs, on_progress, after)
     console.print(
-        f"{len(exploration.crash_points)} crash points, {exploration.distinct_states} durable "
-        f"states; {exploration.futures} futures, all faults injected in {exploration.injected}, "
-        f"{exploration.duplicates} kills more that lead to one of them; "
-        f"{len(exploration.findings)} with violations; {time.monotonic() - started:.0f} s, "
-        f"{exploration.processor_seconds:.0f} s of processor time."
+        f"The run without faults has {len(exploration.crash_points)} crash points: before and "
+        f"after each of its {exploration.effects} effects, with {exploration.distinct_states} "
+        f"different states of database and disk. {exploration.futures} futures with faults there "
+        f"were run; in {exploration.injected} every fault was injected. {exploration.duplicates} "
+        "more kills lead to the state of one of these, and were not run again. "
+        f"{len(exploration.findings) or 'No'} futures have violations. "
+        f"{time.monotonic() - started:.0f} s, {exploration.processor_seconds:.0f} s of processor "
+        "time."
     )
     if exploration.findings:
         raise typer.Exit(1)

@@ -100,7 +100,11 @@ def run_campaign(
         lines = [f"{summary.label}, seed {summary.seed}: {line}" for line in summary.waiting]
         _print_lines(shown, lines[:_WAITING_SHOWN])
     counts = [len(summary.violations) for summary in summaries if summary.violations]
-    verdict = f"{sum(counts)} violations of invariants in {len(counts)} of {len(summaries)} runs."
+    verdict = "No invariant is violated."
+    if counts:
+        verdict = (
+            f"{sum(counts)} violations of invariants in {len(counts)} of {len(summaries)} runs."
+        )
     _print_lines(shown, [verdict, *replays])
     if output is not None:
         _write_report(shown, summaries, runs, output)

@@ -14,6 +14,7 @@ from absurd_contimg.plotting import plain_text, plotting_libraries
 from absurd_contimg.simulation.campaign.campaign import Run
 from absurd_contimg.simulation.campaign.summary import RunSummary, backlog
 from absurd_contimg.simulation.model.world import EPOCH
+from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 _GROUPS_DRAWN = 400
 _WORKERS_NAMED = 40
@@ -65,7 +66,8 @@ def html_of(
     Temporary files of matplotlib are in `folder` meanwhile.
     """
     name = runs[-1].scenario.name if runs else ""
-    parts = [_header(name, summaries, n_earlier), _table(summaries)]
+    about = runs[-1].scenario.about if runs else ""
+    parts = [_header(name, about, summaries, n_earlier), _table(summaries)]
     drawn = list(zip(summaries, runs, strict=True))[-_RUNS_DRAWN:]
     with plotting_libraries(folder):
         parts += [_section(summary, run) for summary, run in drawn]
@@ -78,12 +80,32 @@ def html_of(
     )
 
 
-def _header(name: str, summaries: Sequence[RunSummary], n_earlier: int) -> str:
+_LEAD = """<p>Production's workers, failure handling and database procedures ran these nights in
+virtual time, with simulated stages and the faults below. What counts is the first sentence: an
+invariant is what has to hold of every task and product whatever fails, such as that no committed
+product changes. Groups may fail without a violation: of bad data, or when their retries are spent.
+</p>"""
+
+
+def _verdict(summaries: Sequence[RunSummary]) -> str:
+    violated = [summary for summary in summaries if summary.violations]
+    if not violated:
+        return "<p><b class='good'>No invariant is violated.</b></p>"
+    runs = ", ".join(f"{html.escape(each.label)}, seed {each.seed}" for each in violated[:5])
+    more = f" and {len(violated) - 5} more" if violated[5:] else ""
+    return (
+        f"<p><b class='bad'>Invariants are violated in {len(violated)} of {len(summaries)} runs:"
+        f"</b> {runs}{more}. The output of <code>contimg simulate</code> has for each the fewest "
+        "faults that do it, with the command that replays it.</p>"
+    )
+
+
+def _header(name: str, about: str, summaries: Sequence[RunSummary], n_earlier: int) -> str:
     violations = sum(len(summary.violations) for summary in summaries)
     effective = sum(sum(summary.effective.values()) for summary in summaries)
     injected = sum(sum(summary.injected.values()) for summary in summaries)
     figures = [
-        (f"{len(summaries)}", "runs on this page"),
+        (f"{len(summaries)}", "run on this page" if len(summaries) == 1 else "runs on this page"),
         (f"{violations}", "violations of invariants"),
         (f"{sum(summary.completed for summary in summaries):,}", "groups completed"),
         (f"{sum(summary.failed for summary in summaries):,}", "groups failed"),
@@ -94,7 +116,8 @@ def _header(name: str, summaries: Sequence[RunSummary], n_earlier: int) -> str:
     if n_earlier:
         note = f"<p class='note'>{n_earlier} earlier runs are in report.json alone.</p>"
     title = f"Simulated campaign: {html.escape(name)}"
-    return f"<header><h1>{title}</h1><ul class='figures'>{items}</ul>{note}</header>"
+    lead = (f"<p>{html.escape(about)}</p>" if about else "") + _verdict(summaries)
+    return f"<header><h1>{title}</h1>{lead}<ul class='figures'>{items}</ul>{note}{_LEAD}</header>"
 
 
 _COLUMNS = (
@@ -147,7 +170,8 @@ def _section(summary: RunSummary, run: Run) -> str:
         gone,
         _list("Waiting at the end", summary.waiting),
         *_counts(summary),
-        f"<p class='note'>Digest of all that happened: <code>{summary.digest}</code></p>",
+        f"<p class='note'>Digest of all that happened: <code>{summary.digest}</code>. The same "
+        "scenario, seed and version give the same one.</p>",
     )
     return f"<section>{''.join(parts)}</section>"
 
@@ -165,18 +189,43 @@ def _counts(summary: RunSummary) -> Iterator[str]:
         kind: f"{summary.effective.get(kind, 0)} of {number}"
         for kind, number in summary.injected.items()
     }
-    tables: tuple[tuple[str, Mapping[str, object]], ...] = (
-        ("Faults that hit work under way, of those injected", faults),
-        ("Failed runs by kind", summary.failures),
-        ("Stages that waited for a resource, by rule", summary.resource_waits),
+    tables: tuple[tuple[str, Mapping[str, object], Mapping[str, str]], ...] = (
+        ("Faults that hit work under way, of those injected", faults, FAULT_MEANINGS),
+        ("Failed attempts of tasks, by kind", summary.failures, _KIND_MEANINGS),
+        ("Stages that waited for a resource, by rule", summary.resource_waits, _advice()),
     )
-    for title, counts in tables:
+    for title, counts, meanings in tables:
         if counts:
             rows = "".join(
-                f"<tr><td>{html.escape(str(name))}</td><td class='n'>{number}</td></tr>"
+                f"<tr><td>{html.escape(str(name))}</td><td class='n'>{number}</td>"
+                f"<td class='note'>{html.escape(meanings.get(str(name), ''))}</td></tr>"
                 for name, number in counts.items()
             )
             yield f"<h3>{title}</h3><table>{rows}</table>"
+
+
+FAULT_MEANINGS = {
+    "kill": "SIGKILL of a worker, which is restarted",
+    "pause": "SIGSTOP of a worker for longer than its lease, then SIGCONT",
+    "term": "SIGTERM of a worker, which gives its tasks back and is restarted",
+    "reboot": "all workers of a host are killed, and start again",
+    "partition": "a host loses the database, and its workers go on",
+    "outage": "the database is away",
+    "stop": "all workers are down",
+    "fill": "files of others take all the space of the disk",
+}
+"""Of the faults that have a time."""
+_KIND_MEANINGS = {
+    "transient": "may pass by itself: tried again, up to the budget of its step",
+    "resource": "disk, memory or descriptors were short: waited for",
+    "permanent": "the same input fails again: the group has failed with it",
+    "interrupted": "its worker died or was stopped: run again, at no cost",
+    "unknown": "no rule knows it: tried once more",
+}
+
+
+def _advice() -> dict[str, str]:
+    return {rule.id: rule.advice for rule in CLASSIFIER.rules}
 
 
 def _figure(run: Run) -> str:
