@@ -96,8 +96,8 @@ def failed_is_left_to_absurd(patch: Patch) -> None:
 def waiting_runs_are_due_call_inline(patch: Patch) -> None:
     original = FailureHandler._wait_for_resource
 
-    def wait_for_resource(self: Any, ctx: Any, verdict: Any) -> Any:
-        decision = original(self, ctx, verdict)
+    def wait_for_resource(self: Any, claimed: Any, ctx: Any, verdict: Any) -> Any:
+        decision = original(self, claimed, ctx, verdict)
         return failure_handling.RetryDecision(verdict, decision.action, 0.0)
 
     patch.setattr(FailureHandler, "_wait_for_resource", wait_for_resource)
