@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from every_product import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from search_extent import is_search
 
 from absurd_contimg.errors import BrokenProductError, MissingInputError, SettingError
 from absurd_contimg.products.manifest import Manifest
@@ -82,7 +83,7 @@ def all_products(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, M
     return commit_all(tmp_path_factory.mktemp("all") / "products")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=40 if is_search() else 5, deadline=None)
 @given(data=st.data())
 def test_order_and_repetition_do_not_matter_and_a_rebuild_is_equal(
     data: st.DataObject,
@@ -220,38 +221,42 @@ def test_manifest_that_says_too_little_is_refused(registry: Registry, tmp_path: 
 def test_processes_share_a_registry(tmp_path: Path, registry: Registry) -> None:
     """Four processes enter the same files and products at once; nothing is lost or doubled."""
     url = registry.database._engine.url.render_as_string(hide_password=False)
-    workers = [
-        subprocess.Popen([sys.executable, "-c", _WORKER, url, str(number)]) for number in range(4)
-    ]
-    assert [worker.wait() for worker in workers] == [0] * 4
+    in_processes(enter_files, [(url, number) for number in range(4)])
     groups = registry.groups()
     assert [group.group_id for group in groups] == ["2026-01-25T22:26:00", "2026-01-25T22:32:00"]
     assert [len(group.files) for group in groups] == [6, 6]
     assert all(group.reason in {"0", "1", "2", "3"} for group in groups)
 
 
-_WORKER = """
-import random, sys
-from pathlib import Path
-from typing import Any, cast
-from absurd_contimg.registry import GroupStatus, Registry
-registry = Registry(sys.argv[1])
-files = [Path(f"/in/2026-01-25T22:{minute}:{second:02}_sb{second:02}.hdf5")
-         for minute in (26, 32) for second in range(6)]
-random.Random(sys.argv[2]).shuffle(files)
-for file in files:
-    (group,) = registry.register_files([file]).values()
-for group in registry.groups():
-    registry.set_group_status(group.group_id, GroupStatus.FAILED, sys.argv[2])
-"""
+def enter_files(url: str, number: int) -> None:
+    """Enter the files of two groups in an order of its own, then note something of each group."""
+    registry = Registry(url)
+    files = [
+        Path(f"/in/2026-01-25T22:{minute}:{second:02}_sb{second:02}.hdf5")
+        for minute in (26, 32)
+        for second in range(6)
+    ]
+    random.Random(str(number)).shuffle(files)
+    for file in files:
+        registry.register_files([file])
+    for group in registry.groups():
+        registry.set_group_status(group.group_id, GroupStatus.FAILED, str(number))
+
+
+def in_processes(work: Callable[..., object], arguments: Sequence[tuple[Any, ...]]) -> None:
+    """Let processes work at once: forks, as the start of an interpreter would set them apart."""
+    workers = [get_context("fork").Process(target=work, args=each) for each in arguments]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * len(workers)
 
 
 def test_many_processes_may_create_it_at_once(tmp_path: Path) -> None:
     """The first moment of a new registry is the most dangerous one in SQLite."""
     path = tmp_path / "new" / "registry.sqlite3"
-    code = "import sys; from absurd_contimg.registry import Registry; Registry(sys.argv[1])"
-    workers = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(4)]
-    assert [worker.wait() for worker in workers] == [0] * 4
+    in_processes(Registry, [(path,)] * 4)
     assert Registry(path).groups() == []
 
 

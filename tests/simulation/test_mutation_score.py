@@ -75,6 +75,7 @@ FIRST = {
     "a step is saved before it runs": 3,
     "emulator: expired leases are not swept": 3,
     "suspension is swallowed": 3,
+    "emulator: a run is claimed before it is due": 4,
     "scratch of the dead is not swept": 4,
     "emulator: an older attempt overwrites a checkpoint": 5,
     "no look at the clock before the rename": 5,
