@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
-import pkgutil
 import signal
 import subprocess
 import sys
@@ -18,13 +16,12 @@ from urllib.parse import quote
 
 import pytest
 import typer
+from forked_programs import built_commands, run_commands
 
-import absurd_contimg.operations
-import absurd_contimg.operations.cli.main as program
 from absurd_contimg import secrets
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.evidence import Evidence
-from absurd_contimg.operations.cli.app import app
+from absurd_contimg.operations.cli.main import app
 
 PASSWORD = "s3cr3t-Passw0rd"
 SECONDS_MAX = 6.0
@@ -64,7 +61,6 @@ URLS = {
 }
 
 
-PREFIX = "absurd_contimg.operations."
 SERVERS = [("api",), ("dashboard",), ("monitor",), ("night",), ("alerts", "run")]
 
 
@@ -88,7 +84,7 @@ def run(path: tuple[str, ...], environment: Mapping[str, str], site: Path) -> st
         sys.argv = ["contimg", *arguments]
         code = 1
         try:
-            program.main()
+            run_commands()
         except SystemExit:
             code = 0
         except BaseException:  # noqa: BLE001 - as the interpreter would
@@ -116,12 +112,9 @@ def leaks(site: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def imported() -> None:
-    """All that the commands import when they run: else each fork would do it again."""
-    for module in pkgutil.walk_packages(absurd_contimg.operations.__path__, PREFIX):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    importlib.import_module("absurd_contimg.synthesis")
+def built() -> None:
+    """What each fork would import and build again."""
+    built_commands()
 
 
 QUICK = [path for path in COMMANDS if path[0] not in ("demo", "synth", "simulate", "explore")]

@@ -21,11 +21,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+import typer.main
 
 import absurd_contimg.operations
+from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.console import console, error_console
 from absurd_contimg.operations.program import main
 
@@ -44,15 +46,29 @@ def import_commands() -> None:
         importlib.import_module(f"absurd_contimg.{name}")
 
 
+@cache
+def built_commands() -> Any:
+    """The parser's commands, which Typer builds again in each process: half of a short command."""
+    import_commands()
+    return typer.main.get_command(app)
+
+
+def run_commands() -> None:
+    """Run the program in this process, a fork, with `sys.argv`."""
+    commands = built_commands()
+    typer.main.get_command = lambda _app: commands
+    main()
+
+
 def run_program(
     arguments: Sequence[str], environment: Mapping[str, str], folder: Path | None = None
 ) -> Ended:
     """Run ``contimg`` with these arguments."""
-    import_commands()
+    built_commands()
 
     def run() -> None:
         sys.argv = ["contimg", *arguments]
-        main()
+        run_commands()
 
     return run_forked(run, environment, folder)
 
