@@ -52,7 +52,7 @@ test: check
 test-site: check
 	$(PYTEST) $(SITE_TESTS)
 
-# The same tests with new random examples each time.
+# The same tests with new random examples each time, in some tests with more, and with every mutant.
 search: check
 	HYPOTHESIS_PROFILE=search $(PYTEST) $(SITE_TESTS:%=--ignore=%)
 
