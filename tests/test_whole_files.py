@@ -1,15 +1,19 @@
-"""What is written whole or not at all, on a disk that is full."""
+"""What is written whole or not at all: on a full disk, and in the place of something else."""
 
 from __future__ import annotations
 
 import errno
+import os
+import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from absurd_contimg.errors import SettingError
 from absurd_contimg.history.history_file import write_histories
-from absurd_contimg.whole_files import write_whole
+from absurd_contimg.whole_files import replaced_file, write_whole
 
 
 def fill(folder: Path) -> None:
@@ -35,3 +39,72 @@ def test_another_failure_keeps_its_own_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         write_whole(tmp_path / "absent" / "report.html", b"")
     assert "absent" in str(caught.value.filename)
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+
+
+def link_to_what_is_ours(path: Path) -> None:
+    path.with_name("target").write_bytes(b"ours")
+    path.symlink_to(path.with_name("target"))
+
+
+def broken_link(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def something_else(path: Path) -> None:
+    path.write_bytes(b"a thesis")
+
+
+def replace(path: Path) -> None:
+    with replaced_file(path, "test", lambda head: head.startswith(b"ours")) as file:
+        file.write(b"ours, new")
+
+
+@pytest.mark.parametrize(
+    "make", [pipe, link_to_what_is_ours, broken_link, Path.mkdir, something_else, device]
+)
+def test_only_an_earlier_file_of_ours_is_replaced(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """`contimg archive /dev/stdout` put a file in the place of the machine's /dev/stdout."""
+    path = tmp_path / "x"
+    if make is device and os.geteuid():
+        pytest.skip("only root makes devices")
+    make(path)
+    before, names = path.lstat(), os.listdir(tmp_path)
+    with pytest.raises(SettingError, match="x is there and is no test"):
+        replace(path)
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert os.listdir(tmp_path) == names
+
+
+@pytest.mark.parametrize("before", [None, b"", b"ours"])
+def test_a_file_is_replaced_whole_or_not_at_all(before: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 255)
+    if before is not None:
+        path.write_bytes(before)
+
+    def fail() -> None:
+        with replaced_file(path, "test", lambda head: head.startswith(b"ours")) as file:
+            file.write(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (path.read_bytes() if path.exists() else None) == before
+    replace(path)
+    assert path.read_bytes() == b"ours, new"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("path", [".", "", "..", "/"])
+def test_a_path_without_a_name_is_refused(path: str) -> None:
+    with pytest.raises(SettingError, match=r"no name of a file"):
+        replace(Path(path))

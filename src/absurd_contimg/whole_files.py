@@ -1,11 +1,23 @@
-"""Files that are there whole or not at all, and errors of writing that name them."""
+"""Files that are there whole or not at all, and errors of writing that name them.
+
+Where somebody else names the file, only an earlier one of the same kind is replaced: a file in
+the place of /dev/stdout takes it from the whole machine.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from absurd_contimg.errors import SettingError
+from absurd_contimg.regular_files import UnsuitableFileError, open_regular
+
+_HEAD_BYTES = 2_000
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -34,3 +46,53 @@ def failures_of(path: Path) -> Iterator[None]:
             raise
         reason = error.strerror or os.strerror(error.errno)
         raise OSError(error.errno, reason, str(path)) from error
+
+
+def require_replaceable(path: Path, what: str, is_ours: Callable[[bytes], bool]) -> None:
+    """Raise `SettingError` unless there is nothing, an empty file, or an earlier `what`.
+
+    `is_ours` tells from the beginning of a file. A link counts as something else.
+    """
+    if path.name in ("", ".."):
+        raise SettingError(f"{str(path)!r} is no name of a file.", "Give the name of a new file.")
+    try:
+        if stat.S_ISREG(path.lstat().st_mode):
+            with open_regular(path, path.lstat().st_size) as file:
+                head = file.read(_HEAD_BYTES)
+            if not head or is_ours(head):
+                return
+    except FileNotFoundError:
+        return
+    except UnsuitableFileError:
+        pass  # it was exchanged meanwhile
+    raise SettingError(f"{path} is there and is no {what}.", "Give another name.")
+
+
+@contextmanager
+def replaced_file(path: Path, what: str, is_ours: Callable[[bytes], bool]) -> Iterator[BinaryIO]:
+    """A file to write; when the block ends, it is there under the name, whole and on the disk.
+
+    Until then, and if the block raises, what was there stays. Raises what `require_replaceable`
+    raises.
+    """
+    require_replaceable(path, what, is_ours)
+    partial = path.with_name(f".{uuid4().hex}.partial")
+    try:
+        with failures_of(path), partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        require_replaceable(path, what, is_ours)
+        os.replace(partial, path)
+        _flush_names(path.absolute().parent)
+    finally:
+        with suppress(FileNotFoundError):
+            partial.unlink()
+
+
+def _flush_names(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -14,6 +14,7 @@ import pytest
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import Task
+from absurd_contimg.errors import SettingError
 from absurd_contimg.history.history_file import HistoryFile, read_histories_file
 from absurd_contimg.operations.maintenance import archive as archives
 from absurd_contimg.operations.maintenance.archive import (
@@ -142,3 +143,16 @@ async def test_a_dump_has_every_task_of_a_large_queue(
     histories = read_histories_file(path)
     assert {each.task.task_id for each in histories} == ids
     assert histories == await backend.histories(QUEUE, [h.task.task_id for h in histories])
+
+
+async def test_an_archive_takes_the_place_of_no_other_file(
+    backend: Backend, tmp_path: Path
+) -> None:
+    """A registry whose name was given was replaced."""
+    registry = tmp_path / "registry.sqlite3"
+    registry.write_bytes(b"SQLite format 3\0")
+    with pytest.raises(SettingError, match=r"is no file of histories\. Give another name"):
+        await write_dump(backend, [QUEUE], registry)
+    assert registry.read_bytes() == b"SQLite format 3\0"
+    for _ in range(2):  # the second takes the place of the first
+        assert await write_dump(backend, [QUEUE], tmp_path / "histories.gz") == 0

@@ -109,8 +109,8 @@ def test_labels_are_bounded_and_hold_no_task() -> None:
 
 def test_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "contimg.prom"
-    write_metrics("a 1\n", target)
+    write_metrics("contimg_a 1\n", target)
     with pytest.raises(UnicodeEncodeError):
-        write_metrics("b \ud800\n", target)
-    assert target.read_text() == "a 1\n"
+        write_metrics("contimg_b \ud800\n", target)
+    assert target.read_text() == "contimg_a 1\n"
     assert list(tmp_path.iterdir()) == [target]

@@ -7,11 +7,10 @@ its runs, checkpoints and waits. What reads an `Inspection` can show it, without
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -46,7 +45,7 @@ from absurd_contimg.history.history_lines import (
     parse_time,
 )
 from absurd_contimg.regular_files import UnsuitableFileError, open_regular
-from absurd_contimg.whole_files import failures_of
+from absurd_contimg.whole_files import replaced_file
 
 FORMAT = "contimg histories 1"
 """In the first line; an incompatible format has another number."""
@@ -66,22 +65,16 @@ def history_writer(
 ) -> Iterator[Callable[[History], None]]:
     """A function that adds a history to a compressed file, which is there whole or not at all.
 
+    Of files that are there, only one of histories is replaced; else it raises `SettingError`.
     `read_at` is the time of their database when they were read; by default the last time in them.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     header = {"format": FORMAT, "read_at": None if read_at is None else read_at.isoformat()}
-    try:
-        with failures_of(path), partial.open("wb") as raw:
-            with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
-                file.write(json_line(header))
-                yield lambda history: _add(file, history)
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.replace(partial, path)
-        _flush_names(path.absolute().parent)
-    finally:
-        with suppress(FileNotFoundError):
-            partial.unlink()
+    with (
+        replaced_file(path, "file of histories", _is_history_file) as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file,
+    ):
+        file.write(json_line(header))
+        yield lambda history: _add(file, history)
 
 
 def write_histories(
@@ -100,12 +93,14 @@ def _add(file: gzip.GzipFile, history: History) -> None:
     file.write(json_line(history_values(history)))
 
 
-def _flush_names(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _is_history_file(head: bytes) -> bool:
+    """Whether a file that begins so is a file of histories, of this format or another."""
+    if head.startswith(_COMPRESSED):
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(head, len(head))
+        except zlib.error:
+            return False
+    return b'"contimg histories ' in head
 
 
 def read_histories_file(path: Path) -> list[History]:

@@ -6,7 +6,6 @@ label holds the id of a task or group, and each has a bounded number of values.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from absurd_contimg.history.stage_figures import StageFigures, read_stage_figure
 from absurd_contimg.operations.metrics.metric import Source
 from absurd_contimg.operations.metrics.site_metrics import METRICS
 from absurd_contimg.operations.overview import Site, SiteOverview, read_site
+from absurd_contimg.whole_files import replaced_file
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of the answer to a scrape."""
@@ -69,13 +69,9 @@ async def read_metrics(site: Site, alerts: Mapping[tuple[str, str], int]) -> str
 
 
 def write_metrics(text: str, path: Path) -> None:
-    """Write for a textfile collector: the file is there whole or as it was before."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write for a textfile collector: the file is there whole or as it was before.
+
+    Raises `SettingError` if something else than such figures is there.
+    """
+    with replaced_file(path, "file of these figures", lambda head: b"contimg_" in head) as file:
+        file.write(text.encode())

@@ -12,10 +12,9 @@ from absurd_contimg.operations.night_report.nights import Night
 from absurd_contimg.operations.night_report.page import TITLE, render_page
 from absurd_contimg.operations.night_report.reading import DataReader, NightSite, read_report
 from absurd_contimg.operations.night_report.stored import NightReport, to_json
-from absurd_contimg.regular_files import open_regular
-from absurd_contimg.whole_files import write_whole
+from absurd_contimg.whole_files import replaced_file, require_replaceable
 
-_PAGE_BYTES_MAX = 200_000_000
+_WHAT = "night report"
 
 
 async def write_night_report(
@@ -42,21 +41,23 @@ async def write_night_report(
 
 
 def _check_target(page: Path, numbers: Path) -> None:
-    for path, mark in ((page, TITLE), (numbers, '"format"')):
-        if not path.exists():
-            continue
-        try:
-            with open_regular(path, _PAGE_BYTES_MAX) as file:
-                is_ours = mark.encode() in file.read(2000)
-        except OSError:
-            is_ours = False
-        if not is_ours:
-            raise SettingError(f"{path} is there and is no night report.", "Give another name.")
+    require_replaceable(page, _WHAT, _is_page)
+    require_replaceable(numbers, _WHAT, _is_numbers)
+
+
+def _is_page(head: bytes) -> bool:
+    return TITLE.encode() in head
+
+
+def _is_numbers(head: bytes) -> bool:
+    return b'"format"' in head
 
 
 def _write(report: NightReport, page: Path, numbers: Path) -> None:
     html = render_page(report)
     content = json.dumps(to_json(report), indent=1, allow_nan=False)
     page.parent.mkdir(parents=True, exist_ok=True)
-    for path, text in ((page, html), (numbers, content + "\n")):
-        write_whole(path, text.encode(errors="backslashreplace"))
+    with replaced_file(page, _WHAT, _is_page) as file:
+        file.write(html.encode(errors="backslashreplace"))
+    with replaced_file(numbers, _WHAT, _is_numbers) as file:
+        file.write(f"{content}\n".encode(errors="backslashreplace"))

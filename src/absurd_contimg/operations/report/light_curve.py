@@ -13,7 +13,9 @@ import numpy as np
 
 from absurd_contimg.plotting import plain_text, plotting_libraries
 from absurd_contimg.science.light_curves import LightCurve
+from absurd_contimg.whole_files import replaced_file
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _INK = "#1b6ca8"
 _RAW = "#b9b9b9"
 _CATALOGUE = "#b5651d"
@@ -28,13 +30,13 @@ def utc_of(mjd: float) -> datetime:
 def write_light_curve(curve: LightCurve, path: Path) -> None:
     """Write the picture; equal input gives equal bytes.
 
-    Raises `SettingError` without the plots extra.
+    Raises `SettingError` without the plots extra, or if something else than a PNG is there.
     """
-    with plotting_libraries(path.parent, "matplotlib.dates"):
-        figure = _draw(curve)
-        partial = path.with_name(f".{path.name}.partial")
-        figure.savefig(partial, format="png", metadata={"Software": None})
-    partial.replace(path)
+    with (
+        plotting_libraries(path.parent, "matplotlib.dates"),
+        replaced_file(path, "PNG", lambda head: head.startswith(_PNG)) as file,
+    ):
+        _draw(curve).savefig(file, format="png", metadata={"Software": None})
 
 
 def _draw(curve: LightCurve) -> Any:

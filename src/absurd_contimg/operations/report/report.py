@@ -17,7 +17,7 @@ from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.console import printable_lines
 from absurd_contimg.operations.report.group_content import GroupContent, group_content
 from absurd_contimg.operations.report.timeline import overview, worker_names
-from absurd_contimg.whole_files import write_whole
+from absurd_contimg.whole_files import replaced_file, require_replaceable
 
 _NUMBER = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?\s*(%|Jy|mJy|s|deg|arcsec)?")
 _TITLE = "Absurd continuum imaging: report"
@@ -47,8 +47,7 @@ def write_report(
     Only files in `folders` are read, and only an earlier report is overwritten.
     """
     template = _template()
-    if target.exists() and not _is_report(target):
-        raise SettingError(f"{target} is there and is no report.", "Give another name.")
+    require_replaceable(target, "report", _is_report)
     target.parent.mkdir(parents=True, exist_ok=True)
     workers = worker_names(histories)
     folder = target.with_name(f"{target.stem}_images")
@@ -61,15 +60,13 @@ def write_report(
         overview=overview(histories, workers),
         sections=extra,
     )
-    write_whole(target, text.encode(errors="backslashreplace"))
+    with replaced_file(target, "report", _is_report) as file:
+        file.write(text.encode(errors="backslashreplace"))
     return [target, *(group.picture_path for group in groups if group.picture_path is not None)]
 
 
-def _is_report(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return _TITLE.encode() in file.read(2000)
+def _is_report(head: bytes) -> bool:
+    return _TITLE.encode() in head
 
 
 def _template() -> Any:
