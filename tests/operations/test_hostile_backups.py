@@ -92,10 +92,26 @@ def damage_the_registry(folder: Path) -> None:
     sign(folder)
 
 
+def change_the_registry(folder: Path, statement: str) -> None:
+    with closing(sqlite3.connect(folder / "registry.sqlite3")) as connection:
+        connection.executescript(statement)
+    sign(folder)
+
+
+def registry_of_a_newer_version(folder: Path) -> None:
+    """It was restored, and then every command refused it."""
+    change_the_registry(folder, "update alembic_version set version_num = '9999'")
+
+
+def view_in_the_place_of_a_table(folder: Path) -> None:
+    change_the_registry(folder, "drop table windows; create view windows as select 1 as x")
+
+
 ATTACKS = (
     *(name_no_file, nest_the_note, pipe_for_the_note, digests_that_are_no_text),
     *(truncate_the_queue, garbage_for_the_queue, dump_of_another_schema),
     *(garbage_for_the_registry, registry_without_tables, damage_the_registry),
+    *(registry_of_a_newer_version, view_in_the_place_of_a_table),
 )
 
 
@@ -146,7 +162,7 @@ def test_a_restoration_that_fails_in_between_changes_nothing(
         connection.execute("select absurd.spawn_task('q', 'task', '{}')")
     run: Callable[..., None] = backup._run
 
-    def fail(program: str, url: str, *arguments: str) -> None:
+    def fail(program: str, url: str | None, *arguments: str) -> None:
         if arguments[-1].endswith("queue.dump"):
             raise KeyboardInterrupt
         run(program, url, *arguments)
@@ -161,3 +177,49 @@ def test_a_restoration_that_fails_in_between_changes_nothing(
     with psycopg.connect(spawned_url) as connection:
         left = connection.execute("select nspname from pg_namespace where nspname like '%before%'")
         assert left.fetchall() == []
+
+
+def test_a_registry_of_a_newer_version_in_postgres_is_refused(
+    spawned_url: str, tmp_path: Path
+) -> None:
+    Registry(spawned_url).close()
+    with psycopg.connect(spawned_url, autocommit=True) as connection:
+        connection.execute("update contimg.alembic_version set version_num = '9999'")
+        make_backup(spawned_url, spawned_url, tmp_path / "b", NOW)
+        connection.execute("update contimg.alembic_version set version_num = '0003'")
+    with pytest.raises(UserError, match="has tables of version 9999"):
+        restore_backup(spawned_url, spawned_url, tmp_path / "b", force=True)
+    assert tasks(spawned_url) == 3
+    Registry(spawned_url).close()
+
+
+def test_a_backup_of_an_older_server_is_restored(
+    spawned_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server does not know ``transaction_timeout``, which every pg_restore since 17 sets.
+
+    Text of the same letters in a row stays.
+    """
+    monkeypatch.setattr(backup, "_TRANSACTION_TIMEOUT_SINCE", 10**9)
+    text = "SET transaction_timeout = 0;"
+    with psycopg.connect(spawned_url, autocommit=True) as connection:
+        connection.execute("select absurd.spawn_task('q', %s, '{}')", (text,))
+    registry_url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    folder = tmp_path / "b"
+    make_backup(spawned_url, registry_url, folder, NOW)
+    ran: list[tuple[str, ...]] = []
+    run: Callable[..., None] = backup._run
+
+    def look(program: str, url: str | None, *arguments: str) -> None:
+        if program == "psql":
+            script = Path(arguments[-1].removeprefix("--file="))
+            lines = script.read_text().splitlines()
+            ran.append(tuple(line for line in lines if "transaction_timeout" in line))
+        run(program, url, *arguments)
+
+    monkeypatch.setattr(backup, "_run", look)
+    restore_backup(spawned_url, registry_url, folder, force=True)
+    assert tasks(spawned_url) == 4
+    ((header, row, *_),) = ran
+    assert header == "--  transaction_timeout = 0;"
+    assert text in row

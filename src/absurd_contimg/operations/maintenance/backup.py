@@ -22,6 +22,7 @@ from typing import Any
 
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import select
 
 from absurd_contimg.backends.postgres.server_programs import find_program
 from absurd_contimg.backends.postgres.sessions import Session
@@ -35,6 +36,7 @@ from absurd_contimg.errors import (
 from absurd_contimg.operations.console import one_line
 from absurd_contimg.registry.database import Database, exists
 from absurd_contimg.registry.service_records import SILENT_AFTER_SECONDS, list_services
+from absurd_contimg.registry.tables import ALL_TABLES
 from absurd_contimg.regular_files import UnsuitableFileError, read_json
 from absurd_contimg.secrets import mask, without_secrets
 
@@ -43,6 +45,10 @@ _NOTE = "backup.json"
 _QUEUE, _REGISTRY_DUMP, _REGISTRY_FILE = "queue.dump", "registry.dump", "registry.sqlite3"
 _SCHEMAS = {_QUEUE: "absurd", _REGISTRY_DUMP: "contimg"}
 _SQLITE = "sqlite:///"
+_TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;"
+_TRANSACTION_TIMEOUT_SINCE = 170_000
+"""The first version of the server that knows the setting."""
+_SCRIPT_HEAD_BYTES = 4_096
 _COUNT = (
     "select count(*) from pg_catalog.pg_class c"
     " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
@@ -192,6 +198,7 @@ def restore_backup(
         replaced.enter_context(_loaded(database_url, folder / _QUEUE))
         if dumped:
             replaced.enter_context(_loaded(registry_url, folder / _REGISTRY_DUMP))
+            _require_tables(registry_url)
         elif _REGISTRY_FILE in noted.files:
             _require_registry(folder / _REGISTRY_FILE)
             target = Path(registry_url.removeprefix(_SQLITE))
@@ -210,6 +217,17 @@ def _require_registry(path: Path) -> None:
         problem = str(error)
     if problem != "ok":
         raise CorruptInputError(f"{path} is no registry: {problem}.", "Use another backup.")
+    with tempfile.TemporaryDirectory(prefix="contimg-restore-") as folder:
+        copy = Path(folder, path.name)  # it is migrated
+        _copy_sqlite(path, copy)
+        _require_tables(f"{_SQLITE}{copy}")
+
+
+def _require_tables(registry_url: str) -> None:
+    """Raise `UserError` unless this version of the package can use or migrate the registry."""
+    with closing(Database(registry_url)) as database, database.reading() as session:
+        for table in ALL_TABLES:
+            session.execute(select(table).limit(1)).first()
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
@@ -242,8 +260,7 @@ def _loaded(url: str, source: Path) -> Iterator[None]:
             session.execute(f"drop schema if exists {aside} cascade".encode())
             session.execute(f"alter schema {schema} rename to {aside}".encode())
         try:
-            options = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
-            _run("pg_restore", url, *options, str(source))
+            _restore(url, session.info.server_version, source)
             ((tables,),) = session.execute(_COUNT, (schema,)).fetchall()
             if not tables:
                 raise CorruptInputError(
@@ -258,19 +275,43 @@ def _loaded(url: str, source: Path) -> Iterator[None]:
         session.execute(f"drop schema if exists {aside} cascade".encode())
 
 
+def _restore(url: str, server_version: int, source: Path) -> None:
+    """Load a dump, in one transaction.
+
+    What pg_restore sets since Postgres 17 an older server does not know. There the script that it
+    makes is loaded, without that line.
+    """
+    options = ("--exit-on-error", "--no-owner", "--no-privileges")
+    if server_version >= _TRANSACTION_TIMEOUT_SINCE:
+        _run("pg_restore", url, "--single-transaction", *options, str(source))
+        return
+    with tempfile.TemporaryDirectory(prefix="contimg-restore-") as folder:
+        script = Path(folder, source.name)
+        _run("pg_restore", None, *options, f"--file={script}", str(source))
+        with script.open("r+b") as file:
+            place = file.read(_SCRIPT_HEAD_BYTES).find(_TRANSACTION_TIMEOUT)
+            if place >= 0:
+                file.seek(place)
+                file.write(b"-- ")
+        as_one = ("--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1")
+        _run("psql", url, *as_one, f"--file={script}")
+
+
 def _exists(session: Session, schema: str) -> bool:
     query = "select 1 from pg_catalog.pg_namespace where nspname = %s"
     return session.execute(query, (schema,)).fetchone() is not None
 
 
-def _run(program: str, url: str, *arguments: str) -> None:
-    """Run one of Postgres' programs on a database; no password is in its command line."""
-    parameters = conninfo_to_dict(url)
-    password = parameters.pop("password", None)
+def _run(program: str, url: str | None, *arguments: str) -> None:
+    """Run one of Postgres' programs, on a database; no password is in its command line."""
     environment = without_secrets(os.environ) | {"LC_ALL": "C", "PGCONNECT_TIMEOUT": "10"}
-    if password is not None:
-        environment["PGPASSWORD"] = str(password)
-    command = [find_program(program), f"--dbname={make_conninfo('', **parameters)}", *arguments]
+    command = [find_program(program), *arguments]
+    if url is not None:
+        parameters = conninfo_to_dict(url)
+        password = parameters.pop("password", None)
+        if password is not None:
+            environment["PGPASSWORD"] = str(password)
+        command.insert(1, f"--dbname={make_conninfo('', **parameters)}")
     done = subprocess.run(
         command,
         env=environment,
