@@ -15,13 +15,15 @@ import psycopg
 import pytest
 from arriving_groups import DaemonSite
 
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.records import History
+from absurd_contimg.core.records import History, Json
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.history.invariants.check import STREAM_INVARIANTS, Violation, find_violations
+from absurd_contimg.history.invariants.stream import StreamObservation
 from absurd_contimg.ingest.batches import FeedRules, create_batch, feed
 from absurd_contimg.ingest.closing import ClosingRules
 from absurd_contimg.ingest.stream_observation import observe_stream
@@ -182,3 +184,19 @@ def test_audit_names_the_violations_in_a_database(completed: str, tmp_path: Path
     violations = re.findall(r"^(\w+): task ([0-9a-f-]+):", shown.stdout, re.MULTILINE)
     assert {name for name, _ in violations} >= VIOLATIONS.keys()
     assert {task for name, task in violations if name == "failure_says_why"} == {first[0]}
+
+
+async def test_parameters_of_any_kind_are_audited() -> None:
+    """A list in the place of a group or a window ended the audit of all tasks with a TypeError."""
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue(QUEUE)
+    odd: Sequence[Json] = (None, 5, "x", [], {}, {"a": [1]}, [["x"]])
+    for value in odd:
+        for name in ("pipeline", "mosaic"):
+            params: Json = {"group_id": value, "window_id": value, "tier": value}
+            await backend.spawn_task(QUEUE, name, {**params, "input_files": value})
+            await backend.spawn_task(QUEUE, name, value)
+    tasks = [task.task_id for task in await backend.list_tasks(QUEUE, limit=100)]
+    histories = await backend.histories(QUEUE, tasks)
+    observed = StreamObservation(histories, must_have_ended=True)
+    assert find_violations(STREAM_INVARIANTS, observed) == []

@@ -91,13 +91,13 @@ def no_group_is_processed_twice(observed: StreamObservation) -> Iterator[str]:
 
     An operator may too: that task has a version of the files in its key.
     """
-    spawned: Counter[tuple[str, Json, str, str]] = Counter()
+    spawned: Counter[tuple[str, str | None, str, str]] = Counter()
     for history in observed.histories:
         task = history.task
         files, key = _param(task.params, "input_files"), task.idempotency_key or ""
         if files is not None and not key.startswith(_BATCH_KEY):
             group_id, version = _param(task.params, "group_id"), key.partition("#")[2]
-            spawned[task.task_name, group_id, repr(files), version] += 1
+            spawned[task.task_name, group_id, files, version] += 1
     for (name, group_id, *_), count in spawned.items():
         if count > 1:
             yield f"group {group_id} has {count} {name} tasks"
@@ -131,7 +131,7 @@ def no_window_twice(observed: StreamObservation) -> Iterator[str]:
         if history.task.task_name == "mosaic" and history.task.state != "cancelled"
     )
     for (window_id, tier), count in mosaics.items():
-        if count > 1:
+        if count > 1 and window_id is not None:
             yield f"window {window_id} has {count} {tier} mosaic tasks"
     current = [window for window in observed.windows if window.state != "superseded"]
     for window, other in combinations(current, 2):
@@ -194,5 +194,7 @@ def batch_counts_agree_with_tasks(observed: StreamObservation) -> Iterator[str]:
             yield f"batch {batch.batch_id} is still active, and all its items have ended"
 
 
-def _param(params: Json, name: str) -> Json:
-    return params.get(name) if isinstance(params, Mapping) else None
+def _param(params: Json, name: str) -> str | None:
+    """A parameter as text, None without it; another client may have stored anything there."""
+    value = params.get(name) if isinstance(params, Mapping) else None
+    return value if value is None or isinstance(value, str) else repr(value)
