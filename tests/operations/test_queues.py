@@ -182,3 +182,40 @@ def test_status_says_who_holds_the_slots_of_a_limit_and_who_waits(
         True,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    "command", [("queue", "pause"), ("emergency", "stop")], ids=["pause", "stop"]
+)
+def test_reset_resumes_no_queue_that_somebody_else_holds(
+    command: tuple[str, str], contimg: Callable[..., Any], tmp_path: Path
+) -> None:
+    """It ended the stop for smoke in the server room, and the pause for a new disk."""
+    assert contimg(*command, "--reason", "smoke").exit_code == 0
+    before = pauses_of(contimg)
+    output = contimg("emergency", "reset", "--confirm", QUEUE).stdout
+    assert f"Not resumed: queue {QUEUE} is" in output
+    assert pauses_of(contimg) == before
+    assert before[QUEUE]["reason"] == "smoke"
+
+
+def pauses_of(contimg: Callable[..., Any]) -> dict[str, Any]:
+    return {
+        each["queue"]: each for each in json.loads(contimg("status", "--json").stdout)["pauses"]
+    }
+
+
+def test_a_stop_that_comes_during_a_reset_stays(pauses: QueuePauses) -> None:
+    """It was taken for the reset's own, and resumed with it."""
+    since = "2026-01-01T00:00:00+00:00"
+    disk = QueuePause(QUEUE, "disk", since, "anna")
+    reset, smoke = (
+        QueuePause(QUEUE, reason, since, "anna", ends_running=True) for reason in ("reset", "smoke")
+    )
+    assert pauses.stop(reset) is None
+    assert pauses.stop(smoke) == reset
+    assert pauses.end_stop(reset, None) == smoke == pauses.of_queue(QUEUE)
+    assert pauses.end_stop(smoke, disk) == disk == pauses.of_queue(QUEUE)
+    assert pauses.resume(QUEUE) == disk
+    assert pauses.end_stop(smoke, disk) is None
+    assert pauses.of_queue(QUEUE) is None

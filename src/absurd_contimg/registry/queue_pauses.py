@@ -48,19 +48,36 @@ class QueuePauses:
         self._database = database
 
     def pause(self, pause: QueuePause) -> QueuePause:
-        """Pause a queue; the pause that holds afterwards, an earlier one if there is one.
-
-        A stop takes the place of a pause.
-        """
+        """Pause a queue; the pause that holds afterwards, an earlier one if there is one."""
         with self._database.writing() as session:
             row = session.get(QueuePauseRow, pause.queue)
             if row is not None:
-                if pause.ends_running and not row.ends_running:
-                    for name, value in row_values(pause).items():
-                        setattr(row, name, value)
                 return _pause(row)
             session.add(QueuePauseRow(**row_values(pause)))
             return pause
+
+    def stop(self, stop: QueuePause) -> QueuePause | None:
+        """Stop a queue, whatever else holds it; the pause whose place the stop takes."""
+        with self._database.writing() as session:
+            row = session.get(QueuePauseRow, stop.queue)
+            earlier = None if row is None else _pause(row)
+            session.merge(QueuePauseRow(**row_values(stop)))
+            return earlier
+
+    def end_stop(self, stop: QueuePause, earlier: QueuePause | None) -> QueuePause | None:
+        """End one's own stop and put back what it took the place of; the pause that holds now.
+
+        Another operator's stop or pause, which came meanwhile, stays.
+        """
+        with self._database.writing() as session:
+            row = session.get(QueuePauseRow, stop.queue)
+            if row is None or _pause(row) != stop:
+                return None if row is None else _pause(row)
+            if earlier is None:
+                session.delete(row)
+            else:
+                session.merge(QueuePauseRow(**row_values(earlier)))
+            return earlier
 
     def resume(self, queue: str) -> QueuePause | None:
         """End the pause of a queue; the one that has ended, None if there is none."""

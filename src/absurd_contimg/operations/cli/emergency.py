@@ -20,7 +20,7 @@ from absurd_contimg.operations.console import console, message_line
 from absurd_contimg.settings import Settings
 
 if TYPE_CHECKING:
-    from absurd_contimg.operations.maintenance import ClearedQueue
+    from absurd_contimg.operations.maintenance import ClearedQueue, StoppedQueue
 
 emergency_app = typer.Typer(
     no_args_is_help=True, help="Stop all work on all hosts, empty a queue, and go on."
@@ -126,15 +126,16 @@ def reset(
     """Begin again with empty queues: stop, dump and clear all queues of the database, resume.
 
     No product, no raw file and no row of the registry is removed. Type the name of the queue of
-    the settings. Exit code 1 if something still runs; then the queues stay stopped.
+    the settings. Exit code 1 if something still runs; then the queues stay stopped. A queue that
+    somebody else has stopped or paused, before or meanwhile, stays so.
     """
-    from absurd_contimg.operations.maintenance import resume_queues, site_queues
+    from absurd_contimg.operations.maintenance import end_stops, site_queues
     from absurd_contimg.operations.services import open_tables
     from absurd_contimg.registry.queue_pauses import QueuePauses
 
     settings = state.settings()
     _require_confirmation(settings.queue_name, confirm)
-    _halt(reason or "reset", None, timeout, stop=True)
+    stopped = _halt(reason or "reset", None, timeout, stop=True)
 
     async def clear_all(backend: Backend) -> list[ClearedQueue]:
         return await _clear(settings, backend, await site_queues(backend), None)
@@ -142,14 +143,22 @@ def reset(
     _show_cleared(with_backend(settings, clear_all, create=False))
     if not stay_stopped:
         with open_tables(settings) as database:
-            pauses = QueuePauses(database)
-            resume_queues(pauses, [pause.queue for pause in pauses.pauses()])
-        console.print("All queues are resumed.")
+            holding = end_stops(QueuePauses(database), stopped)
+        for pause in holding:
+            console.print(message_line(f"Not resumed: {pause}."), soft_wrap=True)
+        console.print("All other queues are resumed." if holding else "All queues are resumed.")
     _note(settings, "reset", [settings.queue_name], reason)
 
 
-def _halt(reason: str, only: Sequence[str] | None, timeout: float, *, stop: bool) -> None:
-    from absurd_contimg.operations.maintenance import pause_queues, site_queues, wait_until_idle
+def _halt(
+    reason: str, only: Sequence[str] | None, timeout: float, *, stop: bool
+) -> list[StoppedQueue]:
+    from absurd_contimg.operations.maintenance import (
+        pause_queues,
+        site_queues,
+        stop_queues,
+        wait_until_idle,
+    )
     from absurd_contimg.operations.services import open_tables, operator_name
     from absurd_contimg.registry.queue_pauses import QueuePauses
 
@@ -159,11 +168,16 @@ def _halt(reason: str, only: Sequence[str] | None, timeout: float, *, stop: bool
     queues = with_backend(settings, lambda b: site_queues(b, only or ()), create=False)
     if not queues:
         raise MissingInputError("There is no such queue.", "contimg queue list shows the queues.")
-    since = datetime.now(UTC).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")  # a stop is known by it
     with open_tables(settings) as database:
         pauses, by = QueuePauses(database), operator_name()
-        for pause in pause_queues(pauses, queues, reason.strip(), since, by, stop=stop):
+        stopped = stop_queues(pauses, queues, reason.strip(), now, by) if stop else []
+        held = [each.stop for each in stopped]
+        for pause in held or pause_queues(pauses, queues, reason.strip(), now, by):
             console.print(message_line(f"{pause}."), soft_wrap=True)
+        for each in stopped:
+            if each.earlier is not None:
+                console.print(message_line(f"Before that {each.earlier}."), soft_wrap=True)
     _note(settings, "stop" if stop else "drain", queues, reason)
     running = with_backend(settings, lambda b: wait_until_idle(b, queues, timeout), create=False)
     for queue, count in running.items():
@@ -172,6 +186,7 @@ def _halt(reason: str, only: Sequence[str] | None, timeout: float, *, stop: bool
         console.print("Look at their workers: contimg status. A dead worker's lease runs out.")
         raise typer.Exit(1)
     console.print("Nothing runs. To go on: contimg emergency resume")
+    return stopped
 
 
 async def _clear(

@@ -21,11 +21,14 @@ from absurd_contimg.operations.maintenance.backup import (
 )
 from absurd_contimg.operations.maintenance.emergency import (
     ClearedQueue,
+    StoppedQueue,
     clear_queue,
+    end_stops,
     pause_queues,
     resume_queues,
     running_tasks,
     site_queues,
+    stop_queues,
     wait_until_idle,
 )
 from absurd_contimg.operations.maintenance.files import OldFile
@@ -58,10 +61,12 @@ __all__ = [
     "RetentionReport",
     "SitePlan",
     "SiteReport",
+    "StoppedQueue",
     "archive_histories",
     "clean_queue",
     "clean_queues",
     "clear_queue",
+    "end_stops",
     "histories_in_pages",
     "make_backup",
     "needs_of",
@@ -78,6 +83,7 @@ __all__ = [
     "run_site",
     "running_tasks",
     "site_queues",
+    "stop_queues",
     "vacuum",
     "wait_until_idle",
     "what_would_go",

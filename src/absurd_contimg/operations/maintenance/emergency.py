@@ -35,6 +35,14 @@ class ClearedQueue:
     cancelled: int
 
 
+@dataclass(frozen=True, slots=True)
+class StoppedQueue:
+    """A stop, and the pause whose place it took."""
+
+    stop: QueuePause
+    earlier: QueuePause | None
+
+
 async def site_queues(backend: Backend, only: Iterable[str] = ()) -> list[str]:
     """The named queues with those of their stages, or all queues of the database."""
     known, named = await backend.list_queues(), list(only)
@@ -48,10 +56,24 @@ async def site_queues(backend: Backend, only: Iterable[str] = ()) -> list[str]:
 
 
 def pause_queues(
-    pauses: QueuePauses, queues: Sequence[str], reason: str, since: str, by: str, *, stop: bool
+    pauses: QueuePauses, queues: Sequence[str], reason: str, since: str, by: str
 ) -> list[QueuePause]:
-    """Let nothing be claimed, with `stop` end what runs too; the pauses that hold now."""
-    return [pauses.pause(QueuePause(queue, reason, since, by, stop)) for queue in queues]
+    """Let nothing be claimed; the pauses that hold now."""
+    return [pauses.pause(QueuePause(queue, reason, since, by)) for queue in queues]
+
+
+def stop_queues(
+    pauses: QueuePauses, queues: Sequence[str], reason: str, since: str, by: str
+) -> list[StoppedQueue]:
+    """Let nothing be claimed and end what runs."""
+    stops = [QueuePause(queue, reason, since, by, ends_running=True) for queue in queues]
+    return [StoppedQueue(stop, pauses.stop(stop)) for stop in stops]
+
+
+def end_stops(pauses: QueuePauses, stopped: Iterable[StoppedQueue]) -> list[QueuePause]:
+    """End these stops and no others; the pauses of other operators, which hold now."""
+    holding = (pauses.end_stop(each.stop, each.earlier) for each in stopped)
+    return [pause for pause in holding if pause is not None]
 
 
 async def running_tasks(backend: Backend, queues: Sequence[str]) -> dict[str, int]:
