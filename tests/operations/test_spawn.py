@@ -8,11 +8,17 @@ from pathlib import Path
 
 import h5py
 import pytest
+from sqlalchemy import update
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.errors import MissingInputError
+from absurd_contimg.ingest.arrivals import Arrivals
+from absurd_contimg.ingest.closing import ArrivalRules, ClosingRules
+from absurd_contimg.ingest.incoming_folder import IncomingFolder
 from absurd_contimg.ingest.spawn import spawn_groups
 from absurd_contimg.registry import Registry
+from absurd_contimg.registry.ingestion import IngestionTables
+from absurd_contimg.registry.models import FileState, SubbandFile
 from absurd_contimg.settings import Settings, load_settings
 from absurd_contimg.workflows.stage_tasks import stage_queues
 
@@ -181,3 +187,40 @@ async def test_group_of_files_that_cannot_be_read_waits_for_them(
         assert whole.task is not None
         assert waiting.task is None
         assert "none of its files can be read" in waiting.waits_for
+
+
+async def test_files_of_a_spawned_group_are_watched_as_the_daemons_own(
+    settings: Settings, backend: MemoryBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of them "changed after the group was closed: 0 to N bytes", and came in 1970.
+
+    Files of earlier versions have no size; a sub-band that the telescope does not have is none.
+    """
+    incoming = settings.pipeline.paths.input_dir
+    files = sorted(incoming.glob("*.hdf5"))
+    (incoming / "2025-01-15T10:00:00_sb99.hdf5").touch()
+    registry = Registry(settings.registry_url)
+    (spawned,) = await spawn_groups(backend, settings, registry)
+    assert spawned.task is not None
+    assert "there are 16 sub-bands" in caplog.text
+    now = (await backend.current_time()).timestamp()
+    tables = IngestionTables(registry.database)
+    assert tables.newest_sighting() == pytest.approx(now, abs=60.0)
+
+    with registry.database.writing() as session:
+        session.execute(
+            update(SubbandFile)
+            .where(SubbandFile.path == str(files[0]))
+            .values(size=None, mtime_ns=None)
+        )
+    files[0].write_text("changed, and nobody can know")
+    files[1].write_text("changed")
+    late = incoming / "2025-01-15T10:00:02_sb15.uvh5"
+    late.touch()
+    arrivals = Arrivals(
+        IncomingFolder(incoming), tables, ArrivalRules(), ClosingRules(), watch_seconds=3600.0
+    )
+    arrivals.look(now)
+    (group,) = tables.groups()
+    states = {file.path: file.state for file in group.files if file.state is not FileState.WHOLE}
+    assert states == {late: FileState.LATE, files[1]: FileState.CHANGED}

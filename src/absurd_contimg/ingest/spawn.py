@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,9 +22,9 @@ from absurd_contimg.history.stage_tasks import COORDINATOR
 from absurd_contimg.ingest.closing import name_subbands
 from absurd_contimg.products.subband_files import is_subband_name, parse_subband_name
 from absurd_contimg.registry import Group, Registry
-from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
+from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS, TOLERANCE_SECONDS
 from absurd_contimg.registry.ingestion import IngestionTables
-from absurd_contimg.registry.ingestion_records import Closure
+from absurd_contimg.registry.ingestion_records import Closure, FileSighting
 from absurd_contimg.registry.models import IngestState
 from absurd_contimg.science.hdf5_files import is_finished
 from absurd_contimg.science.raw_pointing import first_pointing
@@ -78,7 +79,8 @@ async def spawn_groups(
     """
     if strategy == "stages":
         await require_stage_queues(backend, settings.queue_name)
-    groups = await asyncio.to_thread(_groups, settings, registry)
+    seen_at = (await backend.current_time()).timestamp()
+    groups = await asyncio.to_thread(_groups, settings, registry, seen_at)
     catalog = find_catalog(settings)
     expected = settings.pipeline.conversion.expected_subbands
     results = []
@@ -200,8 +202,16 @@ def check_inputs(settings: Settings) -> None:
     find_catalog(settings)
 
 
-def _groups(settings: Settings, registry: Registry) -> list[Group]:
-    group_ids = set(registry.register_files(_subband_files(settings)).values())
+def _groups(settings: Settings, registry: Registry, now: float) -> list[Group]:
+    """The groups of the files, which are entered as the daemon enters them."""
+    paths = _subband_files(settings)
+    sightings = [
+        FileSighting(path, status.st_size, status.st_mtime_ns)
+        for path, status in _statuses(paths).items()
+    ]
+    for file in IngestionTables(registry.database).enter_files(sightings, now, TOLERANCE_SECONDS):
+        _log.warning("group %s: %s %s", file.group_id, file.path.name, file.reason)
+    group_ids = set(registry.register_files(paths).values())  # of those that are away, too
     return [registry.group(group_id) for group_id in sorted(group_ids)]
 
 
@@ -214,7 +224,8 @@ def _subband_files(settings: Settings) -> list[Path]:
             f"The input folder {folder} cannot be read: {error.strerror}.",
             "Set --input-dir or PIPELINE_INPUT_DIR.",
         ) from error
-    files = [path for path in paths if _is_subband(path)]
+    expected = settings.pipeline.conversion.expected_subbands
+    files = [path for path in paths if _is_subband(path, expected)]
     if not files and not any(path.name.endswith("_incomplete.hdf5") for path in paths):
         raise MissingInputError(
             f"There is no sub-band file in {folder}.",
@@ -223,27 +234,33 @@ def _subband_files(settings: Settings) -> list[Path]:
     return files
 
 
-def _is_subband(path: Path) -> bool:
-    """Whether a name is a sub-band's; one with an impossible date is logged and left alone."""
+def _is_subband(path: Path, expected: int) -> bool:
+    """Whether a name is a sub-band's; an impossible date or number is logged and left alone."""
     if not is_subband_name(path.name):
         return False
     try:
-        parse_subband_name(path)
+        subband = parse_subband_name(path).subband
     except InputError as error:
         _log.warning("%s", error)
         return False
-    return True
+    if subband >= expected:
+        _log.warning("%s is ignored: there are %d sub-bands.", path, expected)
+    return subband < expected
 
 
-def _times_of_change(paths: Iterable[Path]) -> dict[Path, float]:
-    """The regular files and when they changed; what cannot be looked at is not there yet."""
-    changed = {}
+def _statuses(paths: Iterable[Path]) -> dict[Path, os.stat_result]:
+    """Of the regular files; what cannot be looked at is not there yet."""
+    statuses = {}
     for path in paths:
         with suppress(OSError):
             status = path.stat()
             if stat.S_ISREG(status.st_mode):
-                changed[path] = status.st_mtime
-    return changed
+                statuses[path] = status
+    return statuses
+
+
+def _times_of_change(paths: Iterable[Path]) -> dict[Path, float]:
+    return {path: status.st_mtime for path, status in _statuses(paths).items()}
 
 
 def _arriving(changed: Mapping[Path, float]) -> list[Path]:
