@@ -150,10 +150,17 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 def _learn(*passwords: str) -> None:
     """Also in the forms in which URLs, JSON, HTML and Python's messages write them."""
     forms = chain.from_iterable(
-        (text, quote(text, safe=""), json.dumps(text)[1:-1], html.escape(text), repr(text)[1:-1])
+        (text, _quoted(text), json.dumps(text)[1:-1], html.escape(text), repr(text)[1:-1])
         for text in passwords
     )
     _known.update(form for form in forms if len(form) >= _LENGTH_MIN)
+
+
+def _quoted(text: str) -> str:
+    try:
+        return quote(text, safe="", errors="surrogateescape")
+    except UnicodeEncodeError:  # half a surrogate pair that stands for no byte: no URL has it
+        return quote(text, safe="", errors="backslashreplace")
 
 
 def _learn_passfile(path: str) -> None:

@@ -197,6 +197,18 @@ def test_misspelt_queue_is_refused_with_the_existing_ones(contimg: Contimg) -> N
     assert f"there are: {QUEUE}" in message
 
 
+def test_a_queue_without_one_of_its_tables_is_not_called_absent(
+    contimg: Contimg, database_url: str
+) -> None:
+    """It said: there is no queue X; there are: X."""
+    contimg("db", "init")
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f'drop table absurd."w_{QUEUE}-io"'.encode())
+    message = str(contimg("audit").exception)
+    assert f"contimg --queue {QUEUE}-io db init" in message
+    assert "There is no queue" not in message
+
+
 def test_worker_without_its_lock_is_not_alive(tmp_path: Path) -> None:
     """Nor is one that the janitor removed; the query changes no lock."""
     owner = ScratchOwner(tmp_path, "worker-1").acquire()

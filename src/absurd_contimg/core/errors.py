@@ -81,7 +81,7 @@ class CheckpointRefused(BackendError):
 
 
 class QueueNotFound(BackendError, LookupError):
-    """The queue has no tables (42P01): create it with ``contimg db init`` or `create_queue`."""
+    """A table of the queue is missing (42P01): ``contimg db init`` or `create_queue` makes it."""
 
 
 class TaskNotCompleted(RuntimeError):

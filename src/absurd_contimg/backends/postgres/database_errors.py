@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from typing import NoReturn
 
 import psycopg
@@ -29,6 +30,10 @@ _SCHEMA = "absurd"
 somebody else's may miss its own."""
 
 
+_QUEUE_TABLE = re.compile(rf"{_SCHEMA}\.[a-z]_(.+?)(?:[\"»“”]|$)")
+"""In the quotation marks of the message's language."""
+
+
 def raise_translated(error: psycopg.Error) -> NoReturn:
     """Raise what `core.errors` has for an error of psycopg."""
     state = error.sqlstate
@@ -42,12 +47,11 @@ def raise_translated(error: psycopg.Error) -> NoReturn:
             raise InvalidRetryStrategy(message, state) from error
         case "3F000" | "42883" if _SCHEMA in message:
             raise SchemaMissing(
-                f"The database holds no Absurd schema ({message}). Run: contimg db init", state
+                f"Absurd's schema is not there, or not whole ({message}). Run: contimg db init",
+                state,
             ) from error
         case "42P01" if _SCHEMA in message:
-            raise QueueNotFound(
-                f"The queue does not exist ({message}). Run: contimg db init", state
-            ) from error
+            raise QueueNotFound(_missing_table(message), state) from error
         case "42501":
             raise BackendError(
                 f"The database's user lacks a right: {message}. Grant it, or name another user in "
@@ -64,6 +68,16 @@ def raise_translated(error: psycopg.Error) -> NoReturn:
             raise ValueRefused(message, state) from error
         case _:
             raise BackendError(message, state) from error
+
+
+def _missing_table(message: str) -> str:
+    """What to do about a table of Absurd's that is not there; the message names it."""
+    name = _QUEUE_TABLE.search(message)
+    option = f" --queue {shlex.quote(name[1])}" if name else ""
+    return (
+        f"The queue is not there, or not whole ({message}). Correct its name, put its tables back "
+        f"from a backup, or make empty ones: contimg{option} db init"
+    )
 
 
 def unavailable(error: psycopg.Error) -> BackendUnavailable:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import LiteralString
@@ -14,10 +17,27 @@ from absurd_contimg.backends.postgres.sessions import (
     Session,
     transaction_settings,
 )
-from absurd_contimg.core.errors import SchemaMissing
+from absurd_contimg.core.errors import BackendError, SchemaMissing
 
 SCHEMA_VERSION: str = absurdctl.ABSURD_SCHEMA_TARGET_VERSION
 """The version that ``absurdctl`` carries and this package uses."""
+
+_SQL = absurdctl.BUNDLED_SCHEMA_SQL
+_CREATE = re.compile("^create function", re.MULTILINE)
+_CREATED = re.compile(r"^create (?:or replace )?function absurd\.(\w+)", re.MULTILINE)
+_PROCEDURES: LiteralString = (
+    "select p.proname from pg_catalog.pg_proc p"
+    " join pg_catalog.pg_namespace n on n.oid = p.pronamespace where n.nspname = 'absurd'"
+)
+_TABLES: LiteralString = (
+    "select queue_name, table_name, oid is not null,"
+    " coalesce(has_table_privilege(oid, 'select') and has_table_privilege(oid, 'insert')"
+    " and has_table_privilege(oid, 'update') and has_table_privilege(oid, 'delete'), false)"
+    " from (select q.queue_name, name as table_name, to_regclass(name)::oid as oid"
+    " from absurd.queues q, unnest('{t,r,c,e,w}'::text[]) kind,"
+    " format('absurd.%I', kind || '_' || q.queue_name) name) tables order by 1, 2"
+)
+"""Queue and name of each table that there should be; whether it is, and may be used."""
 
 _LOCK: LiteralString = f"select pg_advisory_xact_lock({0x41425355})"
 """One transaction at a time installs; any number of our own ("ABSU")."""
@@ -34,10 +54,14 @@ def install_schema(url: str) -> str:
         connection.execute(_LOCK)
         version = _recorded_version(connection)
         if version is None:
-            connection.execute(absurdctl.BUNDLED_SCHEMA_SQL.encode())
+            connection.execute(_SQL.encode())
             return f"Installed Absurd's schema {SCHEMA_VERSION}."
         if version == SCHEMA_VERSION:
-            return f"Absurd's schema {version} is already there."
+            missing = _missing_procedures(connection)
+            if not missing:
+                return f"Absurd's schema {version} is already there."
+            connection.execute(_CREATE.sub("create or replace function", _SQL).encode())
+            return f"Put back what was missing in Absurd's schema {version}: {', '.join(missing)}."
         if absurdctl.compare_versions(version, SCHEMA_VERSION) > 0:
             raise SchemaMissing(
                 f"The database holds Absurd's schema {version}, newer than the {SCHEMA_VERSION} "
@@ -52,9 +76,30 @@ def install_schema(url: str) -> str:
 
 
 def check_schema(url: str) -> None:
-    """Raise `SchemaMissing` unless the database holds the schema version that we use."""
+    """Raise `SchemaMissing` unless the database holds, whole, the schema version that we use.
+
+    And `BackendError` if its user may not use a table.
+    """
     with _transaction(url) as connection:
         require_version(_recorded_version(connection))
+        if procedures := _missing_procedures(connection):
+            raise SchemaMissing(
+                f"Procedures are missing in Absurd's schema: {', '.join(procedures)}. "
+                "Run: contimg db init"
+            )
+        tables = connection.execute(_TABLES).fetchall()
+    missing = [(queue, table) for queue, table, is_there, _ in tables if not is_there]
+    if missing:
+        raise SchemaMissing(
+            f"Tables are missing: {', '.join(table for _, table in missing)}. Put them back from a "
+            f"backup, or make empty ones: contimg --queue {shlex.quote(missing[0][0])} db init"
+        )
+    barred = [table for _, table, _, is_usable in tables if not is_usable]
+    if barred:
+        raise BackendError(
+            f"The database's user may not read and write {', '.join(barred[:5])}. Grant it, or "
+            "name another user in ABSURD_DATABASE_URL."
+        )
 
 
 def require_version(version: str | None) -> None:
@@ -76,6 +121,11 @@ def _recorded_version(connection: Session) -> str | None:
         return None
     ((version,),) = connection.execute("select absurd.get_schema_version()").fetchall()
     return str(version)
+
+
+def _missing_procedures(connection: Session) -> list[str]:
+    there = Counter(name for (name,) in connection.execute(_PROCEDURES).fetchall())
+    return sorted(Counter(_CREATED.findall(_SQL)) - there)
 
 
 @contextmanager

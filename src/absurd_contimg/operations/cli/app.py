@@ -185,8 +185,8 @@ def with_backend(
                 return await work(backend)
             except QueueNotFound as error:
                 queues = await backend.list_queues()
-                if not queues:
-                    raise
+                if not queues or settings.queue_name in queues:
+                    raise  # it names the table that is missing
                 raise MissingInputError(
                     f"There is no queue {settings.queue_name!r}; there are: {', '.join(queues)}.",
                     "Correct --queue or ABSURD_QUEUE_NAME, or create it: contimg db init",

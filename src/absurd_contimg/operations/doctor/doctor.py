@@ -25,7 +25,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import SCHEMA_VERSION, check_schema
-from absurd_contimg.core.errors import BackendError
+from absurd_contimg.core.errors import BackendError, BackendUnavailable
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.execution.disk_usage import disk_usage, size_text
 from absurd_contimg.ingest.spawn import find_catalog
@@ -296,17 +296,18 @@ def _reachable(url: str) -> list[Finding]:
         text = f"The database's URL is malformed: {str(error).strip()}."
         remedy = "Set ABSURD_DATABASE_URL to postgresql://user:password@host:5432/database"
         return [Finding(False, "database", text, remedy)]
-    except BackendError as error:
-        if "contimg db init" in str(error):
-            remedy = "contimg db init"
-        elif "newer than" in str(error):
-            remedy = f"{sys.executable} -m pip install --upgrade absurdctl"
-        else:
-            remedy = (
-                "Check that the server runs and the URL is correct: "
-                "psql \"$ABSURD_DATABASE_URL\" -c ''"
-            )
+    except BackendUnavailable as error:
+        remedy = (
+            "Check that the server runs and the URL is correct: psql \"$ABSURD_DATABASE_URL\" -c ''"
+        )
         return [Finding(False, "database", f"{location}: {error}", remedy)]
+    except BackendError as error:
+        text, remedy = str(error), str(error).rpartition(". ")[2]
+        if "Run: contimg db init" in text:
+            remedy = "contimg db init"
+        elif "newer than" in text:
+            remedy = f"{sys.executable} -m pip install --upgrade absurdctl"
+        return [Finding(False, "database", f"{location}: {text}", remedy)]
     text = f"{location}: Absurd's schema {SCHEMA_VERSION}."
     return [Finding(True, "database", text), _clock(url)]
 
