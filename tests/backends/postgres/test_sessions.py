@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -367,3 +368,27 @@ def test_socket_folder_that_is_too_long_is_told() -> None:
 def test_malformed_url_is_told(url: str) -> None:
     with pytest.raises(BackendUnavailable, match="ABSURD_DATABASE_URL"):
         install_schema(url)
+
+
+@pytest.mark.parametrize("variable", ["PGPASSFILE", "PGSERVICEFILE", None])
+def test_a_file_that_never_ends_is_told_before_libpq_reads_it(
+    variable: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe as the password file blocked every command, and the event loop of a worker."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (str(pipe), "/dev/zero"):
+        url = "postgresql://user@127.0.0.1:1/database"
+        if variable is None:
+            url += f"?passfile={quote(path, safe='')}"
+        else:
+            monkeypatch.setenv(variable, path)
+        with pytest.raises(BackendUnavailable, match=f"'{path}', which is a pipe or a device"):
+            install_schema(url)
+
+
+def test_null_device_is_no_password_file(
+    postgres_server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGSERVICEFILE", "/dev/null")
+    Session.connect(postgres_server.create_database("null_device")).close()
