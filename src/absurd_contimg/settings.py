@@ -229,7 +229,7 @@ def load_settings(
     settings = Settings(
         pipeline=config,
         catalog=paths.catalog,
-        database_url=flat.pop("database_url", None),
+        database_url=_as_utf8(flat.pop("database_url", None)),
         registry_url=registry if "://" in registry else f"sqlite:///{Path(registry).absolute()}",
         **flat,
     )
@@ -369,18 +369,23 @@ def _validated(pipeline: dict[str, Any], paths: PathsConfig) -> PipelineConfig:
     try:
         return PipelineConfig.model_validate({**pipeline, "paths": paths})
     except ValidationError as error:
+        problems = "; ".join(map(_explain, error.errors()))
         raise SettingError(
-            "Settings of the pipeline are not valid: "
-            + "; ".join(map(_explain, error.errors()))
-            + ".",
+            f"Settings of the pipeline are not valid: {problems}.",
             "contimg settings lists all with their defaults.",
         ) from error
+
+
+def _as_utf8(url: str | None) -> str | None:
+    if url is not None and url.encode(errors="ignore").decode() != url:
+        raise SettingError("The database's URL has bytes that are no UTF-8.", "Write each as %XX.")
+    return url
 
 
 def _explain(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        return f"{name} = {problem['input']!r}: {problem['msg']}"
+        return f"{name} = {problem['input']!r:.300}: {problem['msg']:.300}"
     near = difflib.get_close_matches(name, known_settings(), n=1)
     return f"{name} is unknown" + (f" (did you mean {near[0]}?)" if near else "")
 

@@ -242,6 +242,20 @@ def test_forms_of_unusual_passwords(password: str, monkeypatch: pytest.MonkeyPat
     assert password not in json.dumps(evidence.to_json(), ensure_ascii=False)
 
 
+@pytest.mark.parametrize("surrogate", [0xDCFF, 0xD800])
+def test_passwords_with_bytes_that_are_no_text_are_masked(
+    surrogate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command ended in the midst of its error: "lost sys.stderr"."""
+    password = f"pass{chr(surrogate)}word"
+    monkeypatch.setattr(secrets, "_known", set())
+    secrets.remember_environment({"ABSURD_SMTP_PASSWORD": password})
+    shown = f"wrong {password}, {password!r}, {json.dumps(password)}"
+    if surrogate == 0xDCFF:  # as libpq's URLs have it
+        shown += ", pass%FFword"
+    assert "word" not in secrets.mask(shown)
+
+
 def test_passfiles_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The password of the private server is in a file that its URL names."""
     monkeypatch.setattr(secrets, "_known", set())

@@ -191,3 +191,16 @@ def test_file_that_is_no_text_is_refused_by_name(content: bytes, tmp_path: Path)
         load_scenario(path)
     with pytest.raises(CorruptInputError, match=str(path)):
         read_catalogue(path)
+
+
+def test_url_with_bytes_that_are_no_text_is_refused() -> None:
+    """libpq's parser ended each command with a traceback."""
+    with pytest.raises(SettingError, match=r"no UTF-8\. Write each as %XX") as caught:
+        load_settings(environment={"ABSURD_DATABASE_URL": "postgresql://u:pass\udcff@h/x"})
+    assert "pass" not in str(caught.value)
+
+
+def test_a_value_that_is_refused_is_not_shown_whole() -> None:
+    with pytest.raises(SettingError) as caught:
+        load_settings(environment={"ABSURD_ALERT_EMAIL_TO": "x" * 100_000})
+    assert len(str(caught.value)) < 1000
