@@ -18,8 +18,9 @@ from sqlalchemy import update
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.failures import FailureKind
-from absurd_contimg.errors import AwayError
+from absurd_contimg.errors import AwayError, RegistryAwayError
 from absurd_contimg.registry import GroupStatus, Registry, database
+from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.models import ObservationGroup
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
@@ -86,6 +87,21 @@ def rule_of(registry: Registry, path: Path) -> str:
     assert verdict.path == str(path)
     assert verdict.advice
     return verdict.rule_id
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("status", "'later'"), ("ingest_state", "'later'"), ("closed_at", "'no time'")],
+)
+def test_row_of_another_version_is_told(tmp_path: Path, column: str, value: str) -> None:
+    """A state that this version does not know ended the daemon and ``status`` with a traceback."""
+    path = tmp_path / "registry.sqlite3"
+    registry = Registry(path)
+    write(registry)
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"update observation_groups set {column} = {value}")
+    with pytest.raises(RegistryAwayError, match=r"has a row that cannot be read: .* Use the"):
+        IngestionTables(registry.database).groups_between("A", "Z")
 
 
 def test_locked_registry_makes_work_wait(tmp_path: Path) -> None:

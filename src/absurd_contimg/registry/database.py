@@ -156,7 +156,7 @@ class Database:
 
     @contextmanager
     def _naming_trouble(self) -> Iterator[None]:
-        """Raise `AwayError` for what is not the fault of the statement."""
+        """Raise `AwayError` for what is not the fault of the statement: values of rows, too."""
         try:
             yield
         except (IntegrityError, DataError):
@@ -166,6 +166,12 @@ class Database:
                 text = f"A text is too long for the registry {self._place}: {error.orig}."
                 raise ValueError(text) from error
             raise self._named(error.orig) from error
+        except ValueError as error:  # a state, time or JSON of another version, or of somebody else
+            raise RegistryAwayError(
+                self._place,
+                f"The registry {self._place} has a row that cannot be read: {error}.",
+                "Use the version of the package that wrote it, or correct the row.",
+            ) from error
 
     def _named(self, error: BaseException | None) -> AwayError:
         text = f"The registry {self._place} cannot be used: {error}."
