@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from absurd_contimg.errors import SettingError
 from absurd_contimg.simulation.campaign.campaign import Campaign
 from absurd_contimg.simulation.campaign.campaigns import run_campaign
 from absurd_contimg.simulation.campaign.faults import TimedFault, shrink
@@ -143,6 +144,17 @@ def test_folder_that_cannot_be_written_is_refused_before_anything_runs(tmp_path:
         run_campaign("quiet_night", [1], output=tmp_path / "file" / "report")
 
 
+@pytest.mark.parametrize("name", ["report.json", "report.html"])
+def test_files_of_somebody_else_are_refused_before_the_first_run(name: str, tmp_path: Path) -> None:
+    """They were written over, through links too."""
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    (tmp_path / name).symlink_to(target)
+    with pytest.raises(SettingError, match="is no report of a simulation"):
+        run_campaign("quiet_night", [1], output=tmp_path)
+    assert target.read_text() == "precious"
+
+
 def test_histories_without_stages_are_not_fitted() -> None:
     with pytest.raises(ValueError, match="nothing to fit"):
         run_campaign("quiet_night", [1], fit_from=[])
@@ -152,7 +164,8 @@ def test_report_of_a_night_that_completes_nothing_is_json(tmp_path: Path) -> Non
     path = tmp_path / "all_corrupt.toml"
     path.write_text("name='x'\ndays=0.02\n[telescope]\ncorrupt_probability=1.0\n")
     shown = Console(width=80, file=StringIO())
-    result = run_campaign(path, [1], shown, tmp_path)
+    for _ in range(2):  # the second report takes the place of the first
+        result = run_campaign(path, [1], shown, tmp_path)
     (first,) = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
     assert (first["latency_p50"], first["throughput_per_hour"]) == (None, 0.0)
     assert result.ok

@@ -26,6 +26,9 @@ from absurd_contimg.simulation.model.faults import TimedFault
 from absurd_contimg.simulation.model.stage_model import StageCost, fit_costs
 from absurd_contimg.simulation.model.trace import Trace
 from absurd_contimg.simulation.model.world import without_logs_and_gc
+from absurd_contimg.whole_files import replaced_file, require_replaceable
+
+_WHAT = "report of a simulation"
 
 _RUNS_KEPT = 8
 """Whole runs, with all their histories, that are kept for figures: the last ones."""
@@ -114,24 +117,36 @@ def run_campaign(
 def _write_report(
     console: Console, summaries: Sequence[RunSummary], runs: Sequence[Run], output: Path
 ) -> None:
-    (output / "report.json").write_text(json_of(summaries), encoding="utf-8")
+    with replaced_file(output / "report.json", _WHAT, _is_runs) as file:
+        file.write(json_of(summaries).encode())
     store_runs(output, list(zip(summaries[-len(runs) :], runs, strict=True)))
     if find_spec("matplotlib") is None:
         console.print("No report.html: its figures need pip install 'absurd-contimg[plots]'.")
         return
     n_earlier = len(summaries) - len(runs)
     page = html_of(summaries[-len(runs) :], runs, output, n_earlier)
-    (output / "report.html").write_text(page, encoding="utf-8")
+    with replaced_file(output / "report.html", _WHAT, _is_page) as file:
+        file.write(page.encode())
+
+
+def _is_runs(head: bytes) -> bool:
+    return b'"label": ' in head
+
+
+def _is_page(head: bytes) -> bool:
+    return b"<title>Simulated campaign " in head
 
 
 def _make_folder(path: Path) -> None:
-    """Before hours of simulation, and not after."""
+    """Before hours of simulation, and not after; `SettingError` if it has other files of a name."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=path):
             pass
     except OSError as error:
         raise ScenarioError(f"the folder {path} cannot be written: {error}") from error
+    require_replaceable(path / "report.json", _WHAT, _is_runs)
+    require_replaceable(path / "report.html", _WHAT, _is_page)
 
 
 def _chosen(scenario: Scenario, variant: str | None) -> list[tuple[str, Scenario]]:
