@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+from unittest.mock import create_autospec
 
 import pytest
 
 from absurd_contimg.config import PathsConfig
-from absurd_contimg.core.records import Json
+from absurd_contimg.core.failure_handling import RetryDecision
+from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.context import GroupInputs
-from absurd_contimg.workflows.group import parse_params
+from absurd_contimg.registry import Registry
+from absurd_contimg.workflows.group import note_group_failure, parse_params
 
 PARAMS: dict[str, Json] = {
     "group_id": "2026-01-01T00:00:00",
@@ -70,3 +75,16 @@ def test_links_and_the_configured_catalogue_are_inputs(tmp_path: Path) -> None:
         for file in (tmp_path / name / "a.hdf5", tmp_path / other / "b.hdf5"):
             params = {**PARAMS, "input_files": [str(file)], "catalog_path": str(catalog)}
             assert parse_params(params, paths).input_files == (file,)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [None, [], {}, *({"group_id": name} for name in (None, 5, {"a": 1}, "", "x" * 200_000))],
+)
+async def test_a_task_that_names_no_group_makes_none(params: Json) -> None:
+    """Groups called ``None`` and ``{'a': 1}`` were in the registry, and on its pages."""
+    registry = create_autospec(Registry, instance=True)
+    claimed = cast("ClaimedTask", SimpleNamespace(params=params))
+    decision = cast("RetryDecision", SimpleNamespace(verdict=SimpleNamespace(rule_id="x")))
+    await note_group_failure(registry, claimed, decision, {})
+    registry.set_group_status.assert_not_called()

@@ -43,6 +43,9 @@ from absurd_contimg.workflows.versions import version_headers
 
 _log = logging.getLogger(__name__)
 
+_GROUP_ID_LENGTH_MAX = 100
+"""Of what is entered as a group; a name is a time of 19 characters."""
+
 TASK_NAME = "pipeline"
 """The task of one observation group."""
 VERSION = 1
@@ -164,13 +167,17 @@ async def note_group_failure(
     decision: RetryDecision,
     reason: Mapping[str, Json],
 ) -> None:
-    """Set the status of the group whose task is about to fail."""
+    """Set the status of the group whose task is about to fail.
+
+    A task of another client may name what is no group: nothing is entered for it.
+    """
     params = claimed.params
-    if not isinstance(params, Mapping):
+    group_id = params.get("group_id") if isinstance(params, Mapping) else None
+    if not isinstance(group_id, str) or not 0 < len(group_id) <= _GROUP_ID_LENGTH_MAX:
         return
     poor_data = decision.verdict.rule_id in QUARANTINE_RULES
     status = GroupStatus.QUARANTINED if poor_data else GroupStatus.FAILED
-    group_id, message = str(params.get("group_id")), str(reason.get("message"))
+    message = str(reason.get("message"))
     await asyncio.to_thread(registry.set_group_status, group_id, status, message)
 
 
