@@ -64,6 +64,9 @@ def contimg(tmp_path: Path, database_url: str) -> Contimg:
     return run
 
 
+TRACEBACK = 'Traceback:\n  File "/opt/handler.py", line 3, in [convert]\nValueError: G is cut'
+
+
 def on_queue(url: str, work: Callable[[PostgresBackend], Any]) -> Any:
     async def call() -> Any:
         async with PostgresBackend(url) as backend:
@@ -83,6 +86,7 @@ async def spawn_failed(
         "rule": rule,
         "step": "convert",
         "message": f"{group} is cut",
+        "traceback": TRACEBACK,
         "action": "failed",
     }
     await backend.fail_run_permanently(QUEUE, claimed.run_id, reason)
@@ -117,6 +121,8 @@ def test_status_as_json_has_leases_workers_and_failures(
     assert "lease 5" in text or "lease 60" in text
     history = json.loads(contimg("history", "G1", "--json").stdout)
     assert history["runs"][0]["failure_reason"]["rule"] == "bad-input"
+    assert TRACEBACK not in contimg("history", "G1").stdout
+    assert TRACEBACK in contimg("history", "G1", "--traceback").stdout
 
 
 def test_failures_that_have_a_later_task_need_nobody(contimg: Contimg, database_url: str) -> None:

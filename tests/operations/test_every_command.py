@@ -95,6 +95,14 @@ def test_every_command_that_shows_something_has_json() -> None:
     assert {name for name in COMMANDS if name not in SHOWING} == set(NO_JSON)
 
 
+def test_the_terminal_breaks_the_lines_of_every_help() -> None:
+    """Those of the code stood in the middle of a terminal's."""
+    paragraphs = [
+        each for command in COMMANDS.values() for each in (command.help or "").split("\n\n")
+    ]
+    assert [each for each in paragraphs if "\n" in each.strip()] == []
+
+
 def test_every_option_says_what_it_means_with_default_and_unit() -> None:
     """A default that is no constant is in the words; a number says what it counts."""
     lacking = []

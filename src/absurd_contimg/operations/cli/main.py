@@ -6,8 +6,10 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from inspect import cleandoc
 from typing import cast
 
+import typer
 from rich.text import Text
 
 from absurd_contimg.core.errors import BackendError
@@ -50,6 +52,20 @@ _EXTRAS = {
     **dict.fromkeys(("fastapi", "starlette", "uvicorn", "httpx", "prometheus_client"), "web"),
 }
 """The extra that installs a package which a light installation lacks."""
+
+
+def _unwrap_help(group: typer.Typer) -> None:
+    """Join the lines of each paragraph of the help: typer would keep those of the code."""
+    for command in group.registered_commands:
+        text = cleandoc(command.help or getattr(command.callback, "__doc__", None) or "")
+        paragraphs = (each.replace("\n", " ") for each in text.split("\n\n"))
+        command.help = "\n\n".join(paragraphs)
+    for part in group.registered_groups:
+        if part.typer_instance is not None:
+            _unwrap_help(part.typer_instance)
+
+
+_unwrap_help(app)
 
 
 def main() -> None:
