@@ -204,7 +204,8 @@ def _adoptable(
     stage: PipelineStage, context: PipelineContext, group: GroupFacts, keys: set[str]
 ) -> Manifest | None:
     """The manifest of a product that the stage would find under its key."""
-    raw_names = {path.name for path in context.group_inputs.input_files}
+    reads_raw = "input_files" in stage.requires
+    raw_names = _raw_names(stage.input_paths(context)) if reads_raw else set()
     for product in group.products.get(stage.name, ()):
         if product.stage_version != stage.version:
             continue
@@ -212,14 +213,17 @@ def _adoptable(
         if manifest is None or product.damage() is not None:
             continue
         sources = {e.digest.partition("/")[0] for e in manifest.inputs if e.kind == "product"}
-        raw = {Path(e.path).name for e in manifest.inputs if is_subband_name(Path(e.path).name)}
         if (
             sources <= keys
-            and raw in (set(), raw_names)
+            and _raw_names(Path(entry.path) for entry in manifest.inputs) == raw_names
             and manifest.parameters == stage.parameters(context)
         ):
             return manifest.moved_to(str(context.config.paths.output_dir))
     return None
+
+
+def _raw_names(paths: Iterable[Path]) -> set[str]:
+    return {path.name for path in paths if is_subband_name(path.name)}
 
 
 def _damaged(group: GroupFacts, runs: Sequence[str]) -> tuple[str, ...]:
