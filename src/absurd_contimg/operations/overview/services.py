@@ -104,7 +104,7 @@ def _judge(
         health: Health = "failure" if record.kind == "daemon" or held else "warning"
         return health, (
             f"{name} was not heard of for {seconds:.0f} s and did not say that it ends: look at "
-            f"the host's power, network and clock, then: systemctl status on {record.host}."
+            f"the host's power, network and clock, then at its process (systemctl status)."
         )
     if abs(record.clock_offset_seconds) > CLOCK_OFFSET_SECONDS_MAX:
         side = "ahead of" if record.clock_offset_seconds > 0 else "behind"
