@@ -17,6 +17,7 @@ from transaction_pooler import TransactionPooler
 
 import absurd_contimg
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
+from absurd_contimg.backends.postgres.database_errors import unavailable
 from absurd_contimg.backends.postgres.schema import install_schema
 from absurd_contimg.backends.postgres.sessions import SESSION_SETTINGS, Session
 from absurd_contimg.core.errors import BackendError, BackendUnavailable, UnsuitableDatabase
@@ -362,6 +363,15 @@ def test_socket_folder_that_is_too_long_is_told() -> None:
     folder = quote(f"/tmp/{'x' * 108}", safe="")
     with pytest.raises(BackendUnavailable, match="too long"):
         install_schema(f"postgresql://user@/database?host={folder}")
+
+
+def test_variable_that_nobody_has_set_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs of a site with a private server told to check ABSURD_DATABASE_URL."""
+    lost = psycopg.OperationalError("server closed the connection unexpectedly")
+    monkeypatch.delenv("ABSURD_DATABASE_URL", raising=False)
+    assert str(unavailable(lost)).endswith("heck that the server runs (contimg doctor).")
+    monkeypatch.setenv("ABSURD_DATABASE_URL", "postgresql://x")
+    assert "heck ABSURD_DATABASE_URL and that the server runs" in str(unavailable(lost))
 
 
 @pytest.mark.parametrize("url", ["postgresql://[x", "no url", "postgresql:///x?nosuch=1"])

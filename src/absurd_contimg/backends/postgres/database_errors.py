@@ -83,7 +83,9 @@ def _missing_table(message: str) -> str:
 def unavailable(error: psycopg.Error) -> BackendUnavailable:
     """The error to raise when the database cannot be reached, with what to look at."""
     variables = environment_variables()
-    setting = "ABSURD_DATABASE_URL and " if "ABSURD_DATABASE_URL" in os.environ else ""
+    is_malformed = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
+    is_set = is_malformed or "ABSURD_DATABASE_URL" in os.environ
+    setting = "ABSURD_DATABASE_URL and " if is_set else ""
     remedy = (
         f"Unset {', '.join(variables)} unless meant for this database (they count where its URL "
         "says nothing), and check"
@@ -91,7 +93,7 @@ def unavailable(error: psycopg.Error) -> BackendUnavailable:
         else "Check"
     )
     text = str(error).strip()
-    if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
+    if is_malformed:
         text = re.sub(
             r'"[^\n]*"', '"***"', text
         )  # the setting is malformed: any part may be secret
