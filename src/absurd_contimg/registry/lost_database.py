@@ -31,6 +31,8 @@ def require_own_database(settings: Settings) -> None:
         trace = f"the registry {registry} knows tasks"
     else:
         return
+    if server.exists():  # another process has just made it
+        return
     raise MissingInputError(
         f"The database of this site is gone: there is none in {server.folder}, but {trace}. "
         "Products on disk and registry are as they were.",
