@@ -43,10 +43,11 @@ def contimg(folder: Path, *arguments: str) -> Any:
     return CliRunner().invoke(app, [*given, *arguments], env={**clean, "COLUMNS": "400"})
 
 
-def test_a_deleted_cluster_is_told_and_comes_back_from_a_backup(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The next worker made a new, empty one, and doctor found nothing wrong."""
+def test_lost_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told, and restored: the next worker made an empty one, and doctor found nothing wrong.
+
+    The name is short: a socket lies in the folder that has it.
+    """
     monkeypatch.setattr(doctor, "stage_software", lambda _folders: [])
     assert contimg(tmp_path, "db", "init").exit_code == 0
     assert contimg(tmp_path, "--queue", "another", "db", "init").exit_code == 0
