@@ -231,7 +231,7 @@ async def test_checkpoint_that_is_refused_for_ever_fails_the_task_by_its_name(
 async def test_table_that_a_trigger_misses_is_no_queue(database_url: str) -> None:
     """Absurd's own missing table is told with what to do, a stranger's with its name alone."""
     async with PostgresBackend(database_url) as backend:
-        with pytest.raises(QueueNotFound, match="contimg db init"):
+        with pytest.raises(QueueNotFound, match="contimg --queue none db init"):
             await backend.claim_task("none", "w")
         await backend.create_queue("q")
         with psycopg.connect(database_url, autocommit=True) as stranger:
