@@ -144,7 +144,8 @@ def run_stage(
         full = full_disks(workspace.product, workspace.casa_log.parent)
         if not full and _lacks_space(error):  # and has released some since
             full = [FullDisk(workspace.product, LOCAL.free_bytes(workspace.product))]
-        shortage = shortage_text(full, workspace.product.parent)
+        # Only then: it reads a file, for which a process at its limit of memory has none.
+        shortage = shortage_text(full, workspace.product.parent) if full else ""
         cut_off = files_at_size_limit(workspace.product.parent)
         try:
             stage.cleanup(context, workspace)
