@@ -9,13 +9,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from small_disk import mounted
+from small_disk import make_read_only, mounted
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.errors import SettingError
-from absurd_contimg.execution.scratch import ScratchOwner
+from absurd_contimg.execution.runner import check_folders
+from absurd_contimg.execution.scratch import ScratchOwner, living_owners
+from absurd_contimg.operations.overview.disks import measure
 from absurd_contimg.operations.services.disk_guard import DiskGuard, Watermarks, worker_notes
 from absurd_contimg.operations.services.worker_service import make_policy, sweep_scratch
 from absurd_contimg.settings import load_settings
@@ -221,3 +224,21 @@ async def test_worker_claims_nothing_without_inodes(tmp_path: Path) -> None:
         assert guard.problem() == ""
         (note,) = worker_notes(tmp_path)
         assert "runs out of inodes" in str(note["reason"])
+
+
+async def test_a_disk_that_can_only_be_read_is_waited_for(tmp_path: Path, small_disk: Path) -> None:
+    """Each task that was claimed failed there; status, monitor and start told of other things."""
+    with ScratchOwner(small_disk, "worker-2"):
+        pass
+    (small_disk / ".owners").mkdir(exist_ok=True)
+    (small_disk / ".owners" / "worker-3.lock").touch()
+    make_read_only(small_disk)
+    guard = DiskGuard("worker-1", [small_disk], tmp_path, Watermarks(0.003, 0.002))
+    assert not await guard.ready_to_claim()
+    assert guard.problem().startswith(f"{small_disk} can only be read: workers claim nothing.")
+    assert living_owners(small_disk) == []
+    written, failures = measure({str(small_disk): "scratch"}, "h1", 0.0)
+    assert (written, failures[str(small_disk)][:16]) == ({}, "can only be read")
+    assert measure({str(small_disk): "input"}, "h1", 0.0)[1] == {}
+    with pytest.raises(OSError, match="Read-only file system"):
+        check_folders(PathsConfig.below(small_disk))

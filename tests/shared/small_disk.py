@@ -40,3 +40,13 @@ def mounted(folder: Path, megabytes: int = 8, inodes: int | None = None) -> Iter
     finally:
         holder.kill()
         holder.wait()
+
+
+def make_read_only(disk: Path) -> None:
+    """Remount what `mounted` gave; no file in it may be open for writing."""
+    command = ["mount", "-o", "remount,ro"]
+    if disk.parts[1] == "proc":
+        _, _, holder, _, *inside = disk.parts
+        command = ["nsenter", "-t", holder, "-U", "-m", "--preserve-credentials", *command]
+        disk = Path("/", *inside)
+    subprocess.run([*command, str(disk)], check=True)

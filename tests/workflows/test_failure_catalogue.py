@@ -74,7 +74,7 @@ from absurd_contimg.workflows.versions import VersionedWorkflow
 sys.path.append(str(Path(__file__).parent))
 from failing_stages import Fail, fill_disk, limited
 from group_stages import Site
-from small_disk import mounted
+from small_disk import make_read_only, mounted
 from toy_products import toy_product
 from toy_stages import Make
 
@@ -400,6 +400,12 @@ def write_on_full_disk(folder: Path) -> None:
         (disk / "file").write_bytes(b"data")
 
 
+def write_on_read_only_disk(folder: Path) -> None:
+    with mounted(folder / "disk", 1) as disk:
+        make_read_only(disk)
+        (disk / "file").write_bytes(b"data")
+
+
 def rename_onto_full_folder(folder: Path) -> None:
     (folder / "a").mkdir()
     (folder / "b").mkdir()
@@ -612,10 +618,11 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "uvh5-header": lambda g: of_exception(partial(read_without_header, g), g),
     # The operating system, Python, databases.
     "disk-full": plain(write_on_full_disk),
+    "read-only-disk": plain(write_on_read_only_disk),
     "descriptors": lambda g: of_stage(g, "open_without_descriptors"),
     "no-memory": lambda g: of_stage(g, "allocate"),
     "path-missing": plain(lambda folder: (folder / "none").open()),
-    "permission": plain(lambda _: Path("/sys/none").touch()),
+    "permission": plain(lambda folder: os.link(folder, folder / "link")),
     "cross-device": plain(rename_to_other_disk),
     "leftover": plain(rename_onto_full_folder),
     "busy": plain(write_into_running_program),

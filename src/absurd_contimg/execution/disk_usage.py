@@ -25,6 +25,8 @@ class DiskUsage:
     free_inodes: int | None
     """None where files need none: Btrfs, ZFS and many network file systems."""
     total_inodes: int | None
+    read_only: bool = False
+    """Mounted so, by an operator or by a kernel that has met errors on it."""
 
     @property
     def free_inodes_share(self) -> float | None:
@@ -43,4 +45,5 @@ def disk_usage(folder: Path) -> DiskUsage:
         total_bytes=answer.f_blocks * answer.f_frsize,
         free_inodes=answer.f_favail if has_inodes else None,
         total_inodes=answer.f_files if has_inodes else None,
+        read_only=bool(answer.f_flag & os.ST_RDONLY),
     )

@@ -7,6 +7,7 @@ is there, after a later one the next attempt adopts and registers the product.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
@@ -209,6 +210,8 @@ _WRITTEN = ("output_dir", "scratch_dir", "state_dir")
 def check_folders(paths: PathsConfig) -> None:
     """Raise `SettingError` for folders that cannot be made or written to; makes nothing.
 
+    And `OSError` for one on a file system that can only be read, which no setting mends.
+
     No other folder may lie in scratch, and it must be on the output's file system.
     """
     scratch, devices = paths.scratch_dir.resolve(), {}
@@ -221,6 +224,8 @@ def check_folders(paths: PathsConfig) -> None:
                 "Set scratch_dir to a folder of its own.",
             )
         parent = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        if name in _WRITTEN and os.statvfs(parent).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
         if name in _WRITTEN and not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
             raise _unusable_folder(name, folder, f"{parent} is no folder that this user may change")
         devices[name] = parent.stat().st_dev

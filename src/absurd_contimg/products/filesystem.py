@@ -198,11 +198,14 @@ class _LocalFileSystem:
         # The lock is a descriptor, which the kernel closes when the process dies. Its file may be
         # removed between opening and locking it; then it guards nothing, so the name is looked up
         # again under the lock.
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_CREAT if create else 0)
         while True:
-            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_CREAT if create else 0)
             try:
                 descriptor = os.open(path, flags, 0o644)
             except OSError as error:
+                if error.errno == errno.EROFS and flags & os.O_RDWR and not create:
+                    flags ^= os.O_RDWR  # its owner may live, and that can be asked
+                    continue
                 if error.errno in (errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO):
                     return None
                 raise

@@ -27,6 +27,9 @@ _CASA = "observed, casatasks 6.7.0.31"
 _UVH5 = "observed, pyuvdata 3.2.8 and h5py"
 _OURS = "raised by a stage's own checks"
 
+_WORDS_OF_THE_SYSTEM = (
+    "A stage meets such a disk at its first write; CASA repeats the words of the system in the end."
+)
 _RESPAWN = (
     "Move the damaged product's folder away, then: contimg spawn --respawn (it makes that product "
     "again and takes the others as they are; a retry would not, for its stage is done). Of a group "
@@ -76,9 +79,9 @@ class _Cause:
             **evidence,
         )
 
-    def in_message(self, rule_id: str, source: str) -> FailureRule:
+    def in_message(self, rule_id: str, source: str, **more: Any) -> FailureRule:
         """The rule for the words in the message of an exception."""
-        return _in_message(rule_id, self.words, self.advice, source, kind=self.kind)
+        return _in_message(rule_id, self.words, self.advice, source, kind=self.kind, **more)
 
 
 _DISK_FULL = _Cause(
@@ -87,6 +90,11 @@ _DISK_FULL = _Cause(
     r"Error writing record|Disk quota exceeded|errno = 28\b|"
     r"No work directory with at least \S+ free",
     "Free space on the scratch file system; waiting work then goes on.",
+)
+_READ_ONLY = _Cause(
+    FailureKind.RESOURCE,
+    r"Read-only file system",
+    "Mount the file system of the named path for writing; waiting work then goes on.",
 )
 _DESCRIPTORS = _Cause(
     FailureKind.RESOURCE,
@@ -108,7 +116,7 @@ _LOCKED = _Cause(
 )
 _REFUSED = _Cause(
     FailureKind.PERMANENT,
-    r"Permission denied|Operation not permitted|Read-only file system|"
+    r"Permission denied|Operation not permitted|"
     r"does not exist and cannot be created",
     "Correct owner or mode of the named path, then: contimg retry TASK",
 )
@@ -136,10 +144,11 @@ def _in_message(
     source: str = _CASA,
     *types: type[Exception],
     kind: FailureKind = FailureKind.PERMANENT,
+    **more: Any,
 ) -> FailureRule:
     """The rule for words in the message of an exception of one of these types, or of any."""
     text = re.compile(words)
-    return FailureRule(rule_id, kind, advice, source, exceptions=_names(*types), text=text)
+    return FailureRule(rule_id, kind, advice, source, exceptions=_names(*types), text=text, **more)
 
 
 _OWN_ERRORS: tuple[FailureRule, ...] = (
@@ -346,6 +355,7 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
 
 _CASA_RULES: tuple[FailureRule, ...] = (
     _DISK_FULL.in_log("casa-disk-full"),
+    _READ_ONLY.in_log("casa-read-only-disk", not_produced=_WORDS_OF_THE_SYSTEM),
     _DESCRIPTORS.in_log("casa-descriptors"),
     _MEMORY.in_log("casa-memory"),
     _LOCKED.in_log("casa-table-lock", f"{_CASA}: two tcleans on one image"),
@@ -391,6 +401,7 @@ _CASA_RULES: tuple[FailureRule, ...] = (
         kind=FailureKind.TRANSIENT,
     ),
     _REFUSED.in_message("casa-text-permission", f"{_CASA}: in the message alone, without an errno"),
+    _READ_ONLY.in_message("casa-text-read-only-disk", _CASA, not_produced=_WORDS_OF_THE_SYSTEM),
     _LOCKED.in_message("casa-text-lock", f"{_CASA}: in the message alone"),
     _DISK_FULL.in_message(
         "casa-text-disk-full",

@@ -13,6 +13,7 @@ from absurd_contimg.execution.disk_usage import disk_usage, size_text
 from absurd_contimg.execution.host_scratch import host_name
 from absurd_contimg.operations.overview.records import DiskOverview, Health
 from absurd_contimg.operations.services import Watermarks
+from absurd_contimg.operations.services.disk_guard import MOUNT_FOR_WRITING
 from absurd_contimg.registry.disk_samples import DiskSample
 from absurd_contimg.settings import Settings
 
@@ -60,7 +61,7 @@ def read_disks(
         for key, group in groupby(samples, lambda sample: (sample.host, sample.folder))
     }
     disks = []
-    measured, failures = measure(list(roles), host, now)
+    measured, failures = measure(roles, host, now)
     for folder in roles:
         history = histories.pop((host, folder), [])
         if folder in failures:
@@ -75,9 +76,12 @@ def read_disks(
 
 
 def measure(
-    folders: Sequence[str], host: str, now: float
+    roles: Mapping[str, str], host: str, now: float
 ) -> tuple[Mapping[str, DiskSample], Mapping[str, str]]:
-    """The file systems of folders of this host, and why others cannot be looked at."""
+    """The file systems of folders of this host, and what is wrong with others.
+
+    `roles` are those of the folders; only the input may be on one that can only be read.
+    """
     samples: dict[str, DiskSample] = {}
     failures: dict[str, str] = {}
 
@@ -85,7 +89,10 @@ def measure(
         try:
             usage = disk_usage(Path(folder))
         except OSError as error:
-            failures[folder] = str(error.strerror)
+            failures[folder] = f"cannot be looked at: {error.strerror}. Mount or create it."
+            return
+        if usage.read_only and roles[folder] != "input":
+            failures[folder] = f"can only be read: nothing goes on. {MOUNT_FOR_WRITING}"
             return
         samples[folder] = DiskSample(
             host=host,
@@ -98,19 +105,20 @@ def measure(
         )
 
     # A file system that hangs keeps its thread: not one that the process waits for at its end.
-    threads = [threading.Thread(target=look, args=(folder,), daemon=True) for folder in folders]
+    threads = [threading.Thread(target=look, args=(folder,), daemon=True) for folder in roles]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(_ANSWER_SECONDS)
-    for folder in folders:
+    for folder in roles:
         if folder not in samples:
-            failures.setdefault(folder, f"it does not answer within {_ANSWER_SECONDS:g} s")
+            text = f"cannot be looked at: it does not answer within {_ANSWER_SECONDS:g} s. "
+            failures.setdefault(folder, f"{text}Mount or create it.")
     return samples, failures
 
 
 def _absent(host: str, role: str, folder: str, problem: str) -> DiskOverview:
-    text = f"{folder} on {host} cannot be looked at: {problem}. Mount or create it."
+    text = f"{folder} on {host} {problem}"
     return DiskOverview(host, role, folder, "unknown", text, None, None, None, None, None, None)
 
 

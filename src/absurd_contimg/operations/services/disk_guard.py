@@ -1,6 +1,7 @@
 """The disk guard: a worker claims nothing while one of its file systems is nearly full.
 
-Full is a file system without space, or without inodes for new files.
+Full is a file system without space, or without inodes for new files; one that can only be read
+counts as full.
 
 It is asked before each claim; ``contimg status`` reads its notes in ``<state>/workers``.
 """
@@ -21,6 +22,9 @@ from absurd_contimg.products.filesystem import LOCAL
 _log = logging.getLogger(__name__)
 
 _GB = 1e9
+MOUNT_FOR_WRITING = (
+    "Mount its file system for writing; one with errors is made read-only by the kernel (dmesg)."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,8 @@ class DiskGuard:
 
     def _check_folder(self, folder: Path) -> tuple[bool, str]:
         usage = disk_usage(folder)
+        if usage.read_only:
+            return False, f"{folder} can only be read: workers claim nothing. {MOUNT_FOR_WRITING}"
         if self._is_below_warning(usage) and self.make_room is not None:
             try:
                 self.make_room()
