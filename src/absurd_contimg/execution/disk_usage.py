@@ -7,6 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+MOUNT_FOR_WRITING = (
+    "Mount its file system for writing; one with errors is made read-only by the kernel (dmesg)."
+)
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 

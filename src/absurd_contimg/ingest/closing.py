@@ -74,11 +74,14 @@ def decide(group: CollectingGroup, rules: ClosingRules, now: float) -> Decision:
     if group.arriving:
         deadline = max(deadline, *group.arriving.values())
     of_all = f"{n_whole} of {rules.expected_subbands} sub-bands"
-    missing = name_subbands(set(range(rules.expected_subbands)) - group.whole)
+    absent = set(range(rules.expected_subbands)) - group.whole
     if now < deadline:
         until = datetime.fromtimestamp(deadline, UTC).strftime("%H:%M:%S")
-        arriving = f", {len(group.arriving)} arriving" if group.arriving else ""
-        return Decision(IngestState.COLLECTING, f"waits until {until} for {missing}{arriving}")
+        n_arriving = len(group.arriving)
+        arriving = f"{n_arriving} arriving" if n_arriving else ""
+        awaited = filter(None, (name_subbands(absent - group.arriving.keys()), arriving))
+        return Decision(IngestState.COLLECTING, f"waits until {until} for {', '.join(awaited)}")
+    missing = name_subbands(absent)
     state = IngestState.CLOSED if n_whole >= rules.subbands_min else IngestState.REJECTED
     needed = "" if state is IngestState.CLOSED else f", {rules.subbands_min} needed"
     return Decision(state, f"{of_all} {cause}{needed}; missing: {missing}")

@@ -13,10 +13,11 @@ from absurd_contimg.registry.models import FileState, IngestState
 from absurd_contimg.registry.windows import Window
 
 
-def whole_subbands(group: IngestGroup) -> int:
-    """Accepted sub-bands, or those that are whole while the group is collected."""
-    whole = {file.subband for file in group.files if file.state is FileState.WHOLE}
-    return len(whole) if group.n_subbands is None else group.n_subbands
+def present_subbands(group: IngestGroup) -> int:
+    """Accepted sub-bands, or those that are there or arriving while the group is collected."""
+    there = (FileState.WHOLE, FileState.ARRIVING)
+    present = {file.subband for file in group.files if file.state in there}
+    return len(present) if group.n_subbands is None else group.n_subbands
 
 
 def group_note(group: IngestGroup, next_seen: float | None, rules: ClosingRules, now: float) -> str:

@@ -10,7 +10,7 @@ from uuid import UUID
 from absurd_contimg.config import CalibrationConfig
 from absurd_contimg.errors import UserError
 from absurd_contimg.ingest.closing import ClosingRules
-from absurd_contimg.ingest.group_notes import group_note, whole_subbands, window_note
+from absurd_contimg.ingest.group_notes import group_note, present_subbands, window_note
 from absurd_contimg.ingest.windows import used_members
 from absurd_contimg.operations.overview.disks import TREND_SECONDS
 from absurd_contimg.operations.overview.records import DataOverview, GroupOverview, ImageQuality
@@ -122,7 +122,7 @@ def group_overviews(
             name=group.group_id,
             kind="group",
             state=group.state,
-            present=whole_subbands(group),
+            present=present_subbands(group),
             expected=rules.expected_subbands,
             waits_for=_waits_for(group, summary.next_seen.get(group.group_id), rules, tasks, now),
             task_id=_uuid(group.task_id),

@@ -16,15 +16,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from absurd_contimg.core.records import Json
-from absurd_contimg.execution.disk_usage import DiskUsage, disk_usage, size_text
+from absurd_contimg.execution.disk_usage import (
+    MOUNT_FOR_WRITING,
+    DiskUsage,
+    disk_usage,
+    size_text,
+)
 from absurd_contimg.products.filesystem import LOCAL
 
 _log = logging.getLogger(__name__)
 
 _GB = 1e9
-MOUNT_FOR_WRITING = (
-    "Mount its file system for writing; one with errors is made read-only by the kernel (dmesg)."
-)
 
 
 @dataclass(frozen=True, slots=True)
