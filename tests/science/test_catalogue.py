@@ -30,7 +30,15 @@ sources = st.builds(
 )
 
 
-@given(st.lists(sources))
+@given(
+    st.lists(
+        sources,
+        unique_by=(
+            lambda source: source.name,
+            lambda source: (round(source.ra_deg, 5), round(source.dec_deg, 5)),
+        ),
+    )
+)
 def test_a_catalogue_is_read_back_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, catalogue: list[SkySource]
 ) -> None:
@@ -47,6 +55,8 @@ def test_a_catalogue_is_read_back_as_it_was_written(
         ("A,1,2,3,0,yes", "calibrator is 0 or 1"),
         ("A,1,95,3,0,0", "out of range"),
         ("A,1,2,nan,0,0", "out of range"),
+        ("A,1,2,1e308,0,0", "out of range"),
+        ("A,1,2,3,1e308,0", "out of range"),
         ("A,1,2", "cannot be read"),
     ],
 )
@@ -58,6 +68,30 @@ def test_a_bad_line_of_a_catalogue_is_named(tmp_path: Path, line: str, message: 
         read_catalogue(path)
     assert "line 2" in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ("A,350.0,16.0,10.0,-0.7,1", "lines 2 and 3 .* the same name, 'A'"),
+        ("A,350.1,16.0,3.0,0,0", "lines 2 and 3 .* the same name, 'A'"),
+        ("B,350.000001,16.0,3.0,0,0", "lines 2 and 3 .* the same position, 'B'"),
+    ],
+)
+def test_a_source_that_is_there_twice_is_named(tmp_path: Path, second: str, message: str) -> None:
+    """A calibrator that stood twice in its model doubled the scale of all fluxes in silence."""
+    path = tmp_path / "c.csv"
+    header = "name,ra_deg,dec_deg,flux_jy,spectral_index,calibrator"
+    path.write_text(f"{header}\nA,350.0,16.0,10.0,-0.7,1\n{second}\n")
+    with pytest.raises(CorruptInputError, match=message):
+        read_catalogue(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    write_catalogue(path, [SkySource("A", 350.0, 16.0, 10.0)])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_catalogue(path) == [SkySource("A", 350.0, 16.0, 10.0)]
 
 
 def test_a_missing_catalogue_and_missing_columns_are_named(tmp_path: Path) -> None:

@@ -19,6 +19,11 @@ from absurd_contimg.regular_files import UnsuitableFileError, open_regular
 COLUMNS = ("name", "ra_deg", "dec_deg", "flux_jy", "spectral_index", "calibrator")
 NAME_LENGTH_MAX = 200
 _BYTES_MAX = 1_000_000_000
+_PLACE_DIGITS = 5
+"""Of degrees, 0.04 arcsec: positions that are equal so far are one source."""
+_INDEX_MAX = 10.0
+"""No spectrum is steeper; fluxes over the band would overflow."""
+_FLUX_MAX_JY = 1e6
 REFERENCE_FREQUENCY_HZ = 1.405e9
 """Middle of the science band, 1311.25 to 1498.75 MHz; catalogue fluxes belong to it."""
 
@@ -56,7 +61,7 @@ def read_catalogue(path: Path) -> list[SkySource]:
             f"the sky catalogue {path} does not exist.", "Give the path of a catalogue CSV."
         )
     try:
-        with TextIOWrapper(open_regular(path, _BYTES_MAX), "utf-8", newline="") as file:
+        with TextIOWrapper(open_regular(path, _BYTES_MAX), "utf-8-sig", newline="") as file:
             return _read_sources(path, file)
     except (UnsuitableFileError, IsADirectoryError, UnicodeDecodeError, csv.Error) as error:
         raise CorruptInputError(
@@ -72,7 +77,21 @@ def _read_sources(path: Path, file: TextIO) -> list[SkySource]:
             f"the sky catalogue {path} lacks the columns {', '.join(sorted(missing))}.",
             f"Its first line must name: {','.join(COLUMNS)}.",
         )
-    return [_source(path, reader.line_num, row) for row in reader]
+    sources, lines = [], dict[object, int]()
+    for row in reader:
+        source = _source(path, reader.line_num, row)
+        place = round(source.ra_deg, _PLACE_DIGITS), round(source.dec_deg, _PLACE_DIGITS)
+        for key in (source.name, place):
+            first = lines.setdefault(key, reader.line_num)
+            if first != reader.line_num:
+                # Twice in the model, a calibrator doubles the scale of all fluxes in silence.
+                raise CorruptInputError(
+                    f"lines {first} and {reader.line_num} of the sky catalogue {path} have the "
+                    f"same {'name' if key == source.name else 'position'}, {source.name!r}.",
+                    "Remove one of them, or correct it.",
+                )
+        sources.append(source)
+    return sources
 
 
 def _source(path: Path, line: int, row: dict[str, str]) -> SkySource:
@@ -91,10 +110,12 @@ def _source(path: Path, line: int, row: dict[str, str]) -> SkySource:
             f"({source.name[:50]!a}, {len(source.name)} characters).",
             f"A name has 1 to {NAME_LENGTH_MAX} characters that can be printed.",
         )
-    if not all(map(math.isfinite, numbers)) or abs(source.dec_deg) > 90 or source.flux_jy <= 0:
+    is_inside = abs(dec) <= 90 and 0 < flux <= _FLUX_MAX_JY and abs(index) <= _INDEX_MAX
+    if not all(map(math.isfinite, numbers)) or not is_inside:
         raise CorruptInputError(
             f"line {line} of the sky catalogue {path} is out of range: {source}.",
-            "Declination lies within 90 degrees of the equator, flux is positive.",
+            "Declination lies within 90 degrees of the equator, flux is positive and at most "
+            f"{_FLUX_MAX_JY:g} Jy, the spectral index within {_INDEX_MAX:g}.",
         )
     return source
 
