@@ -94,8 +94,8 @@ executor._WATCHDOG.watch = stop_before_the_first_message
 request = replace(request_for(root, "hang"), may_live_until=lambda: lease_ends_at)
 try:
     asyncio.run(IsolatedStageExecutor(no_environment).execute(request))
-except executor.StageFailed as failed:
-    print(failed.evidence.signal, flush=True)
+except executor.LeaseLost as lost:
+    print(lost, flush=True)
 """
 
 
@@ -125,5 +125,5 @@ def test_stage_of_a_worker_stopped_before_the_watchdog_knew_it_does_not_begin(
     finally:
         worker.kill()
         worker.wait()
-    assert output == f"{int(signal.SIGKILL)}\n"
+    assert "was ended when its lease ran out" in output  # which is no failure of the stage
     assert not (tmp_path / "logs" / "0.casa.pids").exists()

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from absurd_contimg.core.errors import LeaseLost
 from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import Json
 from absurd_contimg.execution.context import PipelineContext
@@ -157,11 +158,17 @@ class IsolatedStageExecutor:
     """Of each log file that is kept; the middle of a longer one is cut out."""
 
     async def execute(self, request: StageRequest) -> StageReport:
-        """Run it; raises `StageTimeout` or `StageFailed`; when cancelled, ends the group first."""
+        """Run it; raises `StageTimeout` or `StageFailed`; when cancelled, ends the group first.
+
+        And `LeaseLost` where the watchdog has killed it, which is no failure of the stage.
+        """
         environment = await uninterrupted(self._prepare, request)
         clock = asyncio.get_running_loop().time
         started = clock()
         ended = await self._run_process(request, environment)
+        lease = request.may_live_until
+        if ended[0] == -signal.SIGKILL and lease is not None and lease() <= time.monotonic():
+            raise LeaseLost(f"stage {request.stage_name!r} was ended when its lease ran out")
         return await uninterrupted(self._conclude, request, *ended, clock() - started)
 
     def _prepare(self, request: StageRequest) -> dict[str, str]:
