@@ -81,7 +81,7 @@ def run_campaign(
     todo = [(label, each, seed) for label, each in _chosen(scenario, variant) for seed in seeds]
     for _, each, seed in todo:  # all of them, before the first has taken its time
         check_faults(each, draw_faults(each, seed) if faults is None else faults)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     shown = console or Console(quiet=True)
     with Progress(*columns, TimeElapsedColumn(), console=shown) as progress, without_logs_and_gc():
         bar = progress.add_task(scenario.name, total=len(todo))
