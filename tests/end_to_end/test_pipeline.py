@@ -154,7 +154,7 @@ def test_report_of_the_night_agrees_with_products_and_commands(
     assert (report["groups_by_state"], report["unprocessed"]) == ({"done": 1}, [])
     assert report["problems"] == []
     not_measured = {key for key, row in rows.items() if row["status"] == "not measured"}
-    assert not_measured == {"solver_yield", "solutions", "data_age", "mosaics", "variability"}
+    assert not_measured == {"solver_yield", "solutions", "mosaics", "variability"}
 
     (ms,) = products.glob(f"calibrated/*/*/{group['group_id']}.ms")
     environment = casa_environment(tmp_path / "casa", tmp_path / "casa.log")

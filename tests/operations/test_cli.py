@@ -71,7 +71,7 @@ def test_database_without_the_schema_says_what_to_run(
 def test_schema_without_the_queue_says_what_to_run(tmp_path: Path, database_url: str) -> None:
     shown = contimg(tmp_path, "status", ABSURD_DATABASE_URL=database_url)
     assert shown.returncode == 1
-    assert "contimg db init" in shown.stderr
+    assert "contimg --queue dsa110-pipeline db init" in " ".join(shown.stderr.split())
 
 
 def test_misspelt_variable_is_refused(tmp_path: Path) -> None:
