@@ -179,8 +179,8 @@ async def test_a_group_that_is_collected_tells_what_it_waits_for(
     IngestionTables(registry).enter_files(sightings, now.timestamp(), 60)
     overview = await read_site(Site("production", backend, None, settings))
     (group,) = overview.groups
-    assert (group.state, group.present, group.expected) == ("collecting", 0, 16)
-    assert "waits until" in group.waits_for
+    assert (group.state, group.present, group.expected) == ("collecting", 14, 16)
+    assert "for sb14, sb15, 14 arriving" in group.waits_for
     assert overview.data is not None
     assert overview.data.newest_file_seconds_ago == pytest.approx(0, abs=30)
     assert overview.data.groups_by_state == {"collecting": 1}
