@@ -15,7 +15,7 @@ from synthetic_tiles import strip
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
-from absurd_contimg.errors import CorruptInputError, DataQualityError, MissingInputError
+from absurd_contimg.errors import DataQualityError, MissingInputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import Workspace
 from absurd_contimg.execution.stage_process import run_stage
@@ -99,13 +99,6 @@ def test_an_image_without_noise_is_refused(sky: SkyField, workspace: Workspace) 
     """All errors would be zero."""
     context = sky.context(np.zeros(SHAPE), sky.sources)
     with pytest.raises(DataQualityError, match=r"image\.fits has no noise"):
-        PhotometryStage().execute(context, workspace)
-
-
-def test_two_sources_of_one_name_are_refused(sky: SkyField, workspace: Workspace) -> None:
-    """Their light curves could not be told apart."""
-    context = sky.context(sky.pixels(), [*sky.sources, sky.sources[3]])
-    with pytest.raises(CorruptInputError, match=r"catalog\.csv has 2 sources named 'S3'"):
         PhotometryStage().execute(context, workspace)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,7 +118,6 @@ class PhotometryStage(PipelineStage[PhotometryOutputs]):
             else _uncatalogued_row(sources[index], flux, target.mid_mjd)
             for index, flux in fluxes.items()
         ]
-        _check_names(rows, _catalogue(context))
         path = workspace.product / f"{context.group_id}-photometry.ecsv"
         write_photometry(path, rows)
         return PhotometryOutputs(summarise(rows, settings, workspace.final_path(path), target))
@@ -233,16 +231,6 @@ def _catalogue(context: PipelineContext) -> Path:
 def _read_plane(path: Path) -> tuple[Any, NDArray[np.float64]]:
     header, data = read_whole(path, CorruptInputError)
     return header, data.astype(float).reshape(data.shape[-2:])
-
-
-def _check_names(rows: Sequence[SourceFlux], catalogue: Path) -> None:
-    """A light curve is asked for by the source's name."""
-    name, count = Counter(row.source for row in rows).most_common(1)[0] if rows else ("", 0)
-    if count > 1:
-        raise CorruptInputError(
-            f"the sky catalogue {catalogue} has {count} sources named {name!r} in this image.",
-            "Give each source a name of its own.",
-        )
 
 
 def _row(source: SkySource, flux: Flux, mjd: float, frequency_hz: float | None) -> SourceFlux:
