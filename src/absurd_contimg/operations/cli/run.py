@@ -65,7 +65,9 @@ def spawn(
     now: _Now = False,
     respawn: Annotated[
         bool,
-        typer.Option(help="New tasks for groups whose task failed, for the files there are now."),
+        typer.Option(
+            help="New tasks where one failed or was cancelled, for the files there are now."
+        ),
     ] = False,
     strategy: _AsStrategy = _Strategy.GROUP,
     as_json: AsJson = False,

@@ -26,7 +26,9 @@ async def retry_failed(backend: Backend, history: History) -> SpawnedTask:
     if task.state != "failed":
         raise SettingError(
             f"Task {task.task_id} is {task.state}, not failed.",
-            "Only a failed task can be retried.",
+            "Give its group a new task: contimg spawn --respawn"
+            if task.state == "cancelled"
+            else "Only a failed task can be retried.",
         )
     if task.attempts >= ATTEMPTS_MAX:
         raise SettingError(
