@@ -80,11 +80,12 @@ def test_dropped_messages_are_counted() -> None:
     begin = time.monotonic()
     stream.drain()
     assert time.monotonic() - begin < 5
-    text = b""
-    while b"dropped" not in text:
+    text, kept, dropped = b"", 0, 0
+    while kept + dropped < 1500:  # a count may come in parts: of what was dropped so far
         text += os.read(reader, 4096)
-    assert b"message 0\n" in text
-    kept = 1500 - int(text.split(b" messages were dropped")[0].split()[-1])
-    while f"message {kept - 1}\n".encode() not in text:
-        text += os.read(reader, 4096)
+        lines = text.lstrip(b"x").decode().split("\n")[:-1]
+        kept = sum(line.startswith("message ") for line in lines)
+        dropped = sum(int(line.split()[0]) for line in lines if "were dropped" in line)
+    assert (kept + dropped, lines[0]) == (1500, "message 0")
+    assert kept >= 1000
     stream.drain()

@@ -34,6 +34,7 @@ class QueuedStream(io.TextIOBase):
         self._descriptor = descriptor
         self._texts: queue.Queue[str] = queue.Queue(_MESSAGES_MAX)
         self._dropped = 0
+        self._counting = threading.Lock()
         self._at_end = _AtEnd(self)
         threading.Thread(target=self._write_all, name="log", daemon=True).start()
 
@@ -42,7 +43,8 @@ class QueuedStream(io.TextIOBase):
         try:
             self._texts.put_nowait(mask(text))
         except queue.Full:
-            self._dropped += 1
+            with self._counting:
+                self._dropped += 1
         return len(text)
 
     @override
@@ -62,13 +64,15 @@ class QueuedStream(io.TextIOBase):
     def _write_all(self) -> None:
         while True:
             text = self._texts.get()
-            if self._dropped:
+            with self._counting:
                 dropped, self._dropped = self._dropped, 0
+            if dropped:
                 text += f"{dropped} messages were dropped: nobody read the standard error.\n"
             try:
                 self._write(text.encode(errors="backslashreplace"))
             except OSError:  # closed at the other end: there is nobody left to tell
-                self._dropped += 1
+                with self._counting:
+                    self._dropped += 1
             self._texts.task_done()
 
     def _write(self, data: bytes) -> None:
