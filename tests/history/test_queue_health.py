@@ -11,6 +11,7 @@ import pytest
 from unreadable_rows import connected, spawn_unchecked
 
 from absurd_contimg.backends.memory import MemoryBackend
+from absurd_contimg.core import worker as worker_module
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import BackendError
@@ -60,9 +61,10 @@ class RefusesClaims:
 
 
 async def test_worker_outlives_a_queue_that_refuses_claims(
-    backend: Backend, caplog: pytest.LogCaptureFixture
+    backend: Backend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its run goes on beyond its first lease, the log says what is wrong, then all run."""
+    monkeypatch.setattr(worker_module, "_REFUSED_PAUSE_LIMIT_SECONDS", 0.2)  # impatient
     refused = asyncio.Event()
     refusing: Any = RefusesClaims(backend)
     refusing.refuses = False
@@ -89,7 +91,6 @@ async def test_worker_outlives_a_queue_that_refuses_claims(
         assert (await task_of(backend, held.task_id)).attempts == 1
         assert (await task_of(backend, waiting.task_id)).state == "pending"
         refusing.refuses = False
-        worker._claims_refused = 0  # an impatient test: the pause has grown meanwhile
         await until(backend, waiting.task_id, "completed")
         assert (await task_of(backend, broken.task_id)).state == "cancelled"
     finally:
