@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from absurd_contimg.errors import SettingError
 from absurd_contimg.history.history_file import write_histories
-from absurd_contimg.whole_files import replaced_file, write_whole
+from absurd_contimg.whole_files import replaced_file, require_replaceable, write_whole
 
 
 def fill(folder: Path) -> None:
@@ -45,10 +44,6 @@ def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-def device(path: Path) -> None:
-    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
-
-
 def link_to_what_is_ours(path: Path) -> None:
     path.with_name("target").write_bytes(b"ours")
     path.symlink_to(path.with_name("target"))
@@ -68,21 +63,25 @@ def replace(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [pipe, link_to_what_is_ours, broken_link, Path.mkdir, something_else, device]
+    "make", [pipe, link_to_what_is_ours, broken_link, Path.mkdir, something_else]
 )
 def test_only_an_earlier_file_of_ours_is_replaced(
     make: Callable[[Path], None], tmp_path: Path
 ) -> None:
     """`contimg archive /dev/stdout` put a file in the place of the machine's /dev/stdout."""
     path = tmp_path / "x"
-    if make is device and os.geteuid():
-        pytest.skip("only root makes devices")
     make(path)
     before, names = path.lstat(), os.listdir(tmp_path)
     with pytest.raises(SettingError, match="x is there and is no test"):
         replace(path)
     assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
     assert os.listdir(tmp_path) == names
+
+
+def test_a_device_is_not_replaced() -> None:
+    """The machine's own is only looked at."""
+    with pytest.raises(SettingError, match="/dev/null is there and is no test"):
+        require_replaceable(Path("/dev/null"), "test", lambda head: True)
 
 
 @pytest.mark.parametrize("before", [None, b"", b"ours"])
