@@ -38,6 +38,14 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
     assert missing == []
 
 
+def test_every_test_that_the_page_of_faults_names_is_there() -> None:
+    names = re.findall(r"`([\w/]+\.py)::(test_\w+)`", (ROOT / "docs" / "streaming.md").read_text())
+    texts = {path: (ROOT / "tests" / path).read_text() for path, _ in names}
+    missing = [name for path, name in names if f"def {name}(" not in texts[path]]
+    assert names
+    assert missing == []
+
+
 def test_the_tree_of_products_in_the_guide_has_the_folders_of_the_stages() -> None:
     stages = ROOT / "src" / "absurd_contimg" / "stages"
     text = "".join(path.read_text() for path in stages.glob("*.py"))
