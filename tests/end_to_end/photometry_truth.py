@@ -3,8 +3,8 @@
     python tests/end_to_end/field_fluxes.py --work DIR      # or mosaic_truth.py: makes the images
     python tests/end_to_end/photometry_truth.py --work DIR  # measures in them, seconds each
 
-Exit code 1 if the mean flux of sources above 50 sigma errs by more than 1 % in an image, or one
-source outside the catalogue is found.
+Exit code 1 if the mean flux of sources above 50 sigma errs by more than 1 % in an image, or more
+than one source outside the catalogue is found.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from absurd_contimg.stages.photometry import PhotometryStage
 
 SNR_MIN = 50.0
 FLUX_ERROR_MAX = 0.01
+UNCATALOGUED_MAX = 1
 
 
 def measure(folder: Path, config: PipelineConfig) -> bool:
@@ -51,7 +52,7 @@ def measure(folder: Path, config: PipelineConfig) -> bool:
         f"{scatter:.4f}, {min(ratios):.3f} to {max(ratios):.3f}; pulls {np.mean(pulls):+.2f} +- "
         f"{np.std(pulls):.2f}; {figures.n_uncatalogued} outside the catalogue"
     )
-    return abs(mean - 1.0) <= FLUX_ERROR_MAX and figures.n_uncatalogued == 0
+    return abs(mean - 1.0) <= FLUX_ERROR_MAX and figures.n_uncatalogued <= UNCATALOGUED_MAX
 
 
 def main() -> int:

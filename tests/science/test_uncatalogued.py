@@ -78,6 +78,19 @@ def test_errors_of_a_bright_source_are_no_sources() -> None:
     assert _search(sky, sky[:1]) == []
 
 
+@pytest.mark.parametrize(("flux_jy", "is_source"), [(0.1, False), (0.3, True)])
+def test_sidelobes_of_a_source_beyond_the_rim_are_no_sources(
+    flux_jy: float, is_source: bool
+) -> None:
+    """Nobody cleans it: with 28 antennas 20 ridges in one image counted as new sources."""
+    wcs = sky_wcs(SHAPE, ra_deg=0.0)
+    inside, outside = (
+        [float(v) for v in wcs.wcs_pix2world(x, 300.0, 0)] for x in (500.0, SHAPE[1] + 50.0)
+    )
+    sidelobe = SkySource("sidelobe", *inside, flux_jy)
+    assert bool(_search([sidelobe], [SkySource("outside", *outside, 1.0)])) is is_source
+
+
 @pytest.mark.parametrize(
     ("ra_deg", "dec_deg", "name"),
     [
