@@ -86,11 +86,11 @@ def test_manager_that_is_away_or_does_not_read_delays_nothing(tmp_path: Path) ->
 
 
 @contextmanager
-def worker_process(
-    database_url: str, receiver: NotifySocket, folder: Path
+def service_process(
+    database_url: str, receiver: NotifySocket, folder: Path, *service: str
 ) -> Iterator[subprocess.Popen[str]]:
     folders = ["--input-dir", str(folder), "--output-dir", str(folder / "out")]
-    command = [*folders, "--database-url", database_url, "--queue", "q", "worker"]
+    command = [*folders, "--database-url", database_url, "--queue", "q", *service]
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *command],
         stdout=subprocess.PIPE,
@@ -123,7 +123,7 @@ def test_worker_is_ready_pings_during_a_long_step_and_says_that_it_stops(
     asyncio.run(spawn(database_url, "works"))
     with (
         notify_socket(tmp_path) as receiver,
-        worker_process(database_url, receiver, tmp_path) as process,
+        service_process(database_url, receiver, tmp_path, "worker") as process,
     ):
         receiver.read_until(lambda message: message == "READY=1")
         receiver.read_until(lambda message: message == "STATUS=image of 2025-01-15T10:00:00")
@@ -143,13 +143,32 @@ def test_worker_is_ready_pings_during_a_long_step_and_says_that_it_stops(
     assert (record.kind, record.queues, record.pid) == ("worker", "q", process.pid)
 
 
+@pytest.mark.parametrize("kind", ["api", "dashboard"])
+def test_server_is_ready_and_among_the_processes_of_the_site(
+    database_url: str, tmp_path: Path, kind: str
+) -> None:
+    asyncio.run(spawn(database_url, None))
+    with (
+        notify_socket(tmp_path) as receiver,
+        service_process(database_url, receiver, tmp_path, kind, "--port", "0") as process,
+    ):
+        messages = receiver.read_until(lambda message: message == "STATUS=serves requests")
+        assert "READY=1" in messages + receiver.read(1.0)
+        record = recorded(tmp_path)
+        assert (record.kind, record.pid, record.stopped_at) == (kind, process.pid, None)
+        process.send_signal(signal.SIGTERM)
+        receiver.read_until(lambda message: message == "STOPPING=1")
+        assert process.wait(30) == 0
+    assert recorded(tmp_path).stopped_at is not None
+
+
 def test_handler_that_blocks_the_event_loop_stops_the_pings(
     database_url: str, tmp_path: Path
 ) -> None:
     asyncio.run(spawn(database_url, "blocks"))
     with (
         notify_socket(tmp_path) as receiver,
-        worker_process(database_url, receiver, tmp_path) as process,
+        service_process(database_url, receiver, tmp_path, "worker") as process,
     ):
         assert process.stdout is not None
         assert process.stdout.readline() == "blocks False\n"
@@ -159,7 +178,10 @@ def test_handler_that_blocks_the_event_loop_stops_the_pings(
 
 def test_worker_without_schema_is_never_ready(tmp_path: Path, postgres_server: object) -> None:
     url = postgres_server.create_database("without_schema")  # type: ignore[attr-defined]
-    with notify_socket(tmp_path) as receiver, worker_process(url, receiver, tmp_path) as process:
+    with (
+        notify_socket(tmp_path) as receiver,
+        service_process(url, receiver, tmp_path, "worker") as process,
+    ):
         assert process.wait(60) == 1
         assert "READY=1" not in receiver.read(0.1)
     assert "contimg db init" in (tmp_path / "log").read_text()

@@ -144,7 +144,7 @@ def overviews() -> st.SearchStrategy[SiteOverview]:
     services = st.builds(
         replace,
         st.just(WORKER),
-        kind=st.sampled_from(["worker", "daemon", "api"]),
+        kind=st.sampled_from(["worker", "daemon", "api", "dashboard"]),
         name=_texts,
         host=st.none() | _texts,
         state=st.sampled_from(["running", "silent", "stopped"]),

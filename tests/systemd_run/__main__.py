@@ -11,6 +11,7 @@ from pathlib import Path
 from systemd_run.manager import Manager, systemd
 
 WORKER, DAEMON = "dsa110-absurd-worker@1.service", "dsa110-mosaic-daemon.service"
+API, DASHBOARD = "dsa110-contimg-api.service", "dsa110-contimg-dashboard.service"
 DATABASE, TARGET = "dsa110-contimg-database.service", "dsa110-contimg.target"
 
 
@@ -61,6 +62,11 @@ def check(manager: Manager, folder: Path) -> None:
     manager.wait(DAEMON, "StatusText", "waits for files")
     report("worker and daemon are ready, the private database runs in its own unit")
 
+    manager.systemctl("start", API, DASHBOARD)
+    for unit in (API, DASHBOARD):
+        manager.wait(unit, "StatusText", "serves requests")
+    report("API and dashboard are ready")
+
     first = manager.show(WORKER, "MainPID")
     manager.kill(WORKER, "SIGSTOP")
     manager.wait(WORKER, "NRestarts", "1")
@@ -92,7 +98,7 @@ def check(manager: Manager, folder: Path) -> None:
     manager.systemctl("reset-failed", WORKER)
     manager.systemctl("start", TARGET, WORKER)
     manager.systemctl("stop", TARGET)
-    for unit in (WORKER, DAEMON, DATABASE):
+    for unit in (WORKER, DAEMON, API, DASHBOARD, DATABASE):
         manager.wait(unit, "ActiveState", "inactive")
     report("the target stops everything")
 

@@ -31,6 +31,7 @@ class ServiceKind(StrEnum):
     WORKER = "worker"
     DAEMON = "daemon"
     API = "api"
+    DASHBOARD = "dashboard"
 
 
 class ServiceRow(Base):

@@ -5,7 +5,12 @@ from absurd_contimg.operations.api.app import make_api
 from absurd_contimg.operations.api.guard import Bounds
 from absurd_contimg.operations.api.quicklooks import draw_quicklook
 from absurd_contimg.operations.api.server import address, open_socket, run_server
-from absurd_contimg.operations.api.service import access_rules, open_production, serve_api
+from absurd_contimg.operations.api.service import (
+    access_rules,
+    open_production,
+    reported_server,
+    serve_api,
+)
 from absurd_contimg.operations.api.shared_read import SharedRead
 
 __all__ = [
@@ -20,6 +25,7 @@ __all__ = [
     "make_api",
     "open_production",
     "open_socket",
+    "reported_server",
     "run_server",
     "serve_api",
 ]

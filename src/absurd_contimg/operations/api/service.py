@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 
 from absurd_contimg.backends.postgres import PostgresBackend
@@ -79,6 +79,22 @@ async def _open_database(settings: Settings) -> AsyncIterator[Backend]:
         await backend.close()
 
 
+@asynccontextmanager
+async def reported_server(
+    settings: Settings, site: Site, kind: ServiceKind, listener: socket.socket
+) -> AsyncIterator[Callable[[], None]]:
+    """A server among the site's processes and for its service manager; yields what it calls when
+    it serves.
+    """
+    with closing(SiteTables(settings)) as tables:
+        state = LoopState()
+        name = f"{host_name()}:{listener.getsockname()[1]}"
+        now = site.inspection.current_time
+        reporter = ServiceReporter(ServiceIdentity(kind, name), state, tables.made, now)
+        async with reported(reporter, ServiceManager.from_environment()):
+            yield lambda: state.wait("serves requests")
+
+
 async def serve_api(
     settings: Settings, host: str, port: int, allowed_hosts: tuple[str, ...] = ()
 ) -> None:
@@ -90,16 +106,8 @@ async def serve_api(
             app = make_api(site, actions, rules)
             control = "with a token" if rules.token else "off, no token is configured"
             _log.info("API on %s; control is %s", address(listener), control)
-            with closing(SiteTables(settings)) as tables:
-                service = LoopState()
-                reporter = ServiceReporter(
-                    ServiceIdentity(ServiceKind.API, f"{host_name()}:{listener.getsockname()[1]}"),
-                    service,
-                    tables.made,
-                    site.inspection.current_time,
-                )
-                async with reported(reporter, ServiceManager.from_environment()):
-                    await run_server(app, listener, lambda: service.wait("serves requests"))
+            async with reported_server(settings, site, ServiceKind.API, listener) as on_ready:
+                await run_server(app, listener, on_ready)
             _log.info("the API has stopped")
     finally:
         listener.close()

@@ -57,7 +57,7 @@ app.add_typer(quarantine_app, name="quarantine")
 registry_app = typer.Typer(no_args_is_help=True, help="What is known of the products on disk.")
 app.add_typer(registry_app, name="registry")
 
-SERVICES = ("worker", "daemon", "api")
+SERVICES = ("worker", "daemon", "api", "dashboard")
 """The commands that a service manager starts."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

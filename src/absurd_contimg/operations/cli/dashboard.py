@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,7 +50,11 @@ def dashboard(
             "The dashboard needs the web extra.",
             "Install it: pip install 'absurd-contimg[web]'",
         )
-    from absurd_contimg.operations.api import address, open_socket  # noqa: PLC0415 - slow
+    from absurd_contimg.operations.api import (  # noqa: PLC0415 - slow
+        address,
+        open_socket,
+        reported_server,
+    )
     from absurd_contimg.operations.dashboard import (  # noqa: PLC0415 - slow
         dashboard_rules,
         history_source,
@@ -57,6 +63,7 @@ def dashboard(
         serve,
         simulation_source,
     )
+    from absurd_contimg.registry.service_records import ServiceKind  # noqa: PLC0415 - slow
 
     if simulation is not None and history is not None:
         raise SettingError("--simulation and --history exclude each other.", "Give one of them.")
@@ -71,7 +78,17 @@ def dashboard(
             else:
                 source = await stack.enter_async_context(production_source(state.settings()))
             listener = stack.enter_context(open_socket(host, port))
-            url = f"{address(listener)}/"
-            await serve(make_app(source, rules), listener, lambda: console.out(f"Dashboard: {url}"))
+            tell_ready: Callable[[], None] = lambda: None  # noqa: E731
+            if "NOTIFY_SOCKET" in os.environ and source.live:  # who only looks is no service
+                reported = reported_server(
+                    state.settings(), source.site, ServiceKind.DASHBOARD, listener
+                )
+                tell_ready = await stack.enter_async_context(reported)
+
+            def on_ready() -> None:
+                console.out(f"Dashboard: {address(listener)}/")
+                tell_ready()
+
+            await serve(make_app(source, rules), listener, on_ready)
 
     asyncio.run(show())

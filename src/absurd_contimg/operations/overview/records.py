@@ -73,7 +73,7 @@ class RunningStep:
 class ServiceOverview:
     """A worker, daemon or API process of the site, on whichever host."""
 
-    kind: Literal["worker", "daemon", "api"]
+    kind: Literal["worker", "daemon", "api", "dashboard"]
     name: str
     host: str | None
     """None: known only from a lease that it holds."""
