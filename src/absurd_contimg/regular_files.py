@@ -8,7 +8,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,14 +44,78 @@ def read_regular(path: str | Path, bytes_max: int = JSON_BYTES_MAX) -> bytes:
 
 
 def read_json(path: str | Path, bytes_max: int = JSON_BYTES_MAX) -> Any:
-    """The JSON in a file that `open_regular` accepts; `ValueError` for what is none.
+    """The JSON in a file that `open_regular` accepts; `ValueError` that says where it is none."""
+    try:
+        return parse_json(read_regular(path, bytes_max))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
-    For more levels than Python reads, too, which would be a `RecursionError`.
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text, which may begin with a byte order mark.
+
+    `ValueError` for what is none, has more levels than Python reads, or a number that is too long,
+    with its key.
     """
     try:
-        return json.loads(read_regular(path, bytes_max))
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
     except RecursionError as error:
-        raise ValueError(f"{path} has too many levels") from error
+        raise ValueError("it has too many levels") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("it is no text in UTF-8") from error
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        parsed = json.loads(text, parse_int=_LongNumber)
+        (key, digits), *_ = _long_numbers(parsed)
+        raise ValueError(f"{key} is a number of {digits} digits") from error
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The TOML in a file that `open_regular` accepts; see `parse_toml`."""
+    return parse_toml(read_regular(path, SETTINGS_BYTES_MAX))
+
+
+def parse_toml(content: bytes) -> dict[str, Any]:
+    """The tables of a TOML text, which may begin with a byte order mark.
+
+    `ValueError` for what is none, with the line, or with the key of a number that is too long.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it has too many levels") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("it is no text in UTF-8") from error
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError as error:
+        for line, content_of_line in enumerate(text.splitlines(), 1):
+            if number := _TOO_LONG.search(content_of_line):
+                key, digits = content_of_line.partition("=")[0].strip(), len(number.group())
+                raise ValueError(f"line {line}, {key[:80]}: a number of {digits} digits") from error
+        raise
+
+
+_DIGITS_MAX = 4300
+"""Python reads no longer number."""
+_TOO_LONG = re.compile(rf"[0-9][0-9_]{{{_DIGITS_MAX},}}")
+
+
+class _LongNumber(str):
+    """The digits of a whole number that may be too long."""
+
+    __slots__ = ()
+
+
+def _long_numbers(value: Any, key: str = "it") -> Iterator[tuple[str, int]]:
+    """Where numbers are too long, with their digits."""
+    if isinstance(value, _LongNumber) and len(value) > _DIGITS_MAX:
+        yield key, len(value)
+    members = dict(enumerate(value)) if isinstance(value, list) else value
+    for name, member in members.items() if isinstance(members, dict) else ():
+        yield from _long_numbers(member, str(name) if key == "it" else f"{key}.{name}")
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -16,13 +16,14 @@ import pytest
 from typer.testing import CliRunner
 
 from absurd_contimg.config.previous_variables import IGNORED_VARIABLES
+from absurd_contimg.config.variables import VARIABLES
 from absurd_contimg.core import lease, worker
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations import deploy
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.deploy import installation
 from absurd_contimg.registry.service_records import SILENT_AFTER_SECONDS
-from absurd_contimg.settings import VARIABLES, Settings, load_settings
+from absurd_contimg.settings import Settings, load_settings
 
 NO_SYSTEMD = "systemd-analyze is not here. Install it: sudo apt-get install systemd"
 

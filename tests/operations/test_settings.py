@@ -5,18 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from absurd_contimg import settings as settings_module
 from absurd_contimg.config.meanings import setting_meanings
+from absurd_contimg.config.variables import VARIABLES
 from absurd_contimg.errors import CorruptInputError, SettingError
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.catalogue import read_catalogue
-from absurd_contimg.settings import VARIABLES, known_settings, load_settings
+from absurd_contimg.settings import known_settings, load_settings
 from absurd_contimg.simulation.campaign.scenario import ScenarioError, load_scenario
 
 
@@ -73,7 +78,11 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ),
         ({"ABSURD_WORKER_CONCURRENCY": "many"}, [], ["CONCURRENCY", "'many'"]),
         ({}, ["imaging.nitter=5"], ["imaging.nitter is unknown", "imaging.niter?"]),
-        ({}, ["imaging.niter=-1"], ["imaging.niter = -1", "greater than or equal to 0"]),
+        (
+            {},
+            ["imaging.niter=-1"],
+            ["imaging.niter is -1 (--set): it must be a whole number"],
+        ),
         ({}, ["imaging.niter"], ["'imaging.niter' is no setting"]),
         ({"PIPELINE_CONFIG": "/nowhere/contimg.toml"}, [], ["/nowhere/contimg.toml", "No such"]),
     ],
@@ -85,6 +94,94 @@ def test_wrong_setting_is_refused_by_name(
         load_settings({}, assignments, environment)
     for text in expected:
         assert text in str(caught.value)
+
+
+WRONG = (
+    "words that fit nothing",
+    -1e300,
+    True,
+    [[[]]],
+    {"x": 1},
+    10**5000,
+    [10**5000],
+    float("nan"),
+    datetime(2026, 1, 1, tzinfo=UTC),
+)
+MESSAGE = re.compile(r"[a-z_.0-9]+ (is|has|are) .{1,300}: (it|they) must be [^{}\n]{4,}")
+"""Name, value, and what is possible."""
+
+
+def refusal(options: dict[str, Any]) -> str | None:
+    """Why settings are refused."""
+    try:
+        load_settings(options, environment={})
+    except SettingError as error:
+        return error.problem
+    return None
+
+
+@pytest.mark.parametrize("section", sorted({name.split(".")[0] for name in known_settings()}))
+def test_every_refusal_has_name_value_range_and_origin(section: str, tmp_path: Path) -> None:
+    """No objects and no traceback, whatever type a file gives a setting."""
+    file = tmp_path / "contimg.toml"
+    refused = 0
+    names = [name for name in known_settings() if name.startswith(f"{section}.")]
+    for name, wrong in itertools.product(names, WRONG):
+        tables: dict[str, Any] = {section: {name.split(".")[1]: wrong}}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(settings_module, "read_toml", lambda _, tables=tables: tables)
+            problem = refusal({"config_file": file})
+        if problem is None:
+            continue
+        refused += 1
+        for sentence in problem.removesuffix(".").split("; "):
+            assert MESSAGE.match(sentence) or re.match(rf"{name}\.\w+ is (miss|unkn)", sentence)
+        assert name in problem
+        assert str(file) in problem or "unknown" in problem
+        assert len(problem) < 700
+    assert refused > 4
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[imaging]\nniter = " + b"7" * 5000, "line 2, niter: a number of 5000 digits"),
+        ("[imaging]\nniter = 7".encode("utf-16"), "it is no text in UTF-8"),
+        (b"[imaging]\nniter = 1\nniter = 2", "overwrite"),
+        (b"[imaging]\nniter = [" + b"7" * 5000 + b"]", "line 2, niter: a number of 5000 digits"),
+        (b"imaging = 5", "imaging is 5 (settings file"),
+        (b"[imaging]\nniter = 0x" + b"f" * 5000, "imaging.niter is a number of 6021 digits (sett"),
+    ],
+)
+def test_content_that_is_no_settings_file_is_named(
+    content: bytes, says: str, tmp_path: Path
+) -> None:
+    """By line and key, for settings and for scenarios."""
+    file = tmp_path / "contimg.toml"
+    file.write_bytes(content)
+    with pytest.raises(SettingError, match=re.escape(says)) as caught:
+        load_settings({"config_file": file}, environment={})
+    assert str(file) in str(caught.value)
+    file.write_bytes(content.replace(b"imaging", b"workers").replace(b"niter", b"count"))
+    says = says.replace("imaging", "workers").replace("niter", "count").partition(" (")[0]
+    with pytest.raises(ScenarioError, match=re.escape(says)) as refused:
+        load_scenario(file)
+    assert str(file) in str(refused.value)
+
+
+def test_file_of_another_editor_is_read(tmp_path: Path) -> None:
+    """A byte order mark and the ends of lines of another system."""
+    file = tmp_path / "contimg.toml"
+    file.write_bytes(b"\xef\xbb\xbf[imaging]\r\nniter = 20\r\n")
+    assert load_settings({"config_file": file}, environment={}).pipeline.imaging.niter == 20
+
+
+@pytest.mark.parametrize("sweep", ['"workers.count" = [0]', '"nope.x" = [1]', '"name.x" = [1]'])
+def test_sweep_that_cannot_be_simulated_is_refused(sweep: str, tmp_path: Path) -> None:
+    file = tmp_path / "scenario.toml"
+    file.write_text(f'name = "x"\n[sweep]\n{sweep}')
+    with pytest.raises(ScenarioError, match=r"sweep: .*(workers\.count is 0|no field)"):
+        load_scenario(file).variants()
 
 
 def test_variables_of_the_previous_system_are_accepted() -> None:
@@ -122,7 +219,7 @@ def test_settings_are_listed_by_a_part_of_their_name() -> None:
 )
 def test_numbers_that_are_too_large_are_refused(name: str, greatest: int) -> None:
     assert getattr(load_settings({name: greatest}, environment={}), name) == greatest
-    with pytest.raises(SettingError, match=f"{name} is .* at most"):
+    with pytest.raises(SettingError, match=f"{name} is .* \\(an option\\): it must be .* at most"):
         load_settings({name: greatest + 1}, environment={})
 
 
@@ -143,7 +240,11 @@ ABSURD_NUMBERS = (
 
 def test_absurd_numbers_in_the_environment_are_refused_or_bounded() -> None:
     """Each variable that is a number, the worker's and the pipeline's."""
-    numeric = [name for name, variable in VARIABLES.items() if variable.parse in (int, float)]
+    numeric = [
+        name
+        for name, variable in VARIABLES.items()
+        if variable.parse.__name__ in ("_whole", "_number")
+    ]
     assert len(numeric) >= 8
     refusals: dict[tuple[str, str], str] = {}
     for name, text in itertools.product(numeric, ABSURD_NUMBERS):

@@ -348,11 +348,14 @@ class PipelineConfig(Section):
     def _consistent(self) -> Self:
         if self.conversion.subbands_min > self.conversion.expected_subbands:
             raise ValueError(
-                f"conversion.subbands_min {self.conversion.subbands_min} exceeds "
-                f"conversion.expected_subbands {self.conversion.expected_subbands}"
+                f"conversion.subbands_min is {self.conversion.subbands_min}: it must be at most "
+                f"conversion.expected_subbands, {self.conversion.expected_subbands}"
             )
         if self.streaming.window_stride >= self.streaming.window_size:
-            raise ValueError("streaming.window_stride must be less than streaming.window_size")
+            raise ValueError(
+                f"streaming.window_stride is {self.streaming.window_stride}: it must be less than "
+                f"streaming.window_size, {self.streaming.window_size}"
+            )
         return self
 
     @classmethod

@@ -91,11 +91,14 @@ class AlertsConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if any(not 0 <= hour <= 24 for hour in self.observing_hours_utc):
-            raise ValueError("alerts.observing_hours_utc are hours from 0 to 24")
+            raise ValueError(
+                f"alerts.observing_hours_utc are {list(self.observing_hours_utc)}: they must be "
+                "hours from 0 to 24"
+            )
         for name, addresses in (("email_to", self.email_to), ("email_from", (self.email_from,))):
             unusable = [each for each in addresses if not _ADDRESS.fullmatch(each)]
             if unusable:
                 raise ValueError(
-                    f"alerts.{name} are addresses like name@host, which {unusable[0][:80]!a} is not"
+                    f"alerts.{name} has {unusable[0][:80]!a}: it must be an address like name@host"
                 )
         return self

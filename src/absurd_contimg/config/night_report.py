@@ -135,7 +135,9 @@ class NightReportConfig(Section):
             if fail is None:
                 continue
             if (fail > warn) if name in smaller_is_worse else (fail < warn):
+                order = "most" if name in smaller_is_worse else "least"
                 raise ValueError(
-                    f"night_report.{name}_fail {fail} is met before {name}_warn {warn}"
+                    f"night_report.{name}_fail is {fail}: it must be at {order} "
+                    f"night_report.{name}_warn, {warn}"
                 )
         return self

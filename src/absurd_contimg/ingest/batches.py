@@ -17,6 +17,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from absurd_contimg.config.refused_values import refusal_sentences
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import ValueRefused
 from absurd_contimg.core.records import LIVE_STATES, SpawnOptions, Task
@@ -183,7 +184,8 @@ class _QueueFeeder:
         try:
             rules = FeedRules.model_validate(batch.parameters)
         except ValidationError as error:
-            _log.error("batch %s cannot be spawned: %s", batch.batch_id, error)
+            wrong = refusal_sentences(error, FeedRules)
+            _log.error("batch %s cannot be spawned: %s", batch.batch_id, wrong)
             return 0
         room = min(rules.ahead - self._pending, rules.cap - live) - len(begun)
         if room > 0:

@@ -17,6 +17,7 @@ import typer
 from rich.logging import RichHandler
 
 from absurd_contimg.config import PathsConfig
+from absurd_contimg.config.variables import VARIABLES
 from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.errors import QueueNotFound
 from absurd_contimg.core.records import History
@@ -34,7 +35,7 @@ from absurd_contimg.operations.console import (
 )
 from absurd_contimg.operations.log_stream import QueuedStream
 from absurd_contimg.secrets import has_password
-from absurd_contimg.settings import VARIABLES, Settings, load_settings
+from absurd_contimg.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from absurd_contimg.history.wait_explanation import WaitContext

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from absurd_contimg.config.refused_values import refusal_sentences
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History
 from absurd_contimg.errors import MissingInputError, SettingError
@@ -323,9 +324,7 @@ def _selection(
             }
         )
     except ValidationError as error:
-        problem = error.errors()[0]
-        name = ".".join(map(str, problem["loc"]))
-        raise SettingError(f"{name} = {problem['input']!r}: {problem['msg']}.") from error
+        raise SettingError(f"{refusal_sentences(error, Selection)}.") from error
 
 
 def parse_mjd(text: str | None, option: str) -> float | None:

@@ -16,6 +16,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from absurd_contimg.config.meanings import setting_meanings
+from absurd_contimg.config.variables import VARIABLES
 from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
@@ -29,7 +30,7 @@ from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, FromFile, GroupName, TaskName, app, state
 from absurd_contimg.operations.console import console, counted, message_line, one_line
-from absurd_contimg.settings import VARIABLES, Settings, known_settings
+from absurd_contimg.settings import Settings, known_settings
 from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -23,6 +22,7 @@ from absurd_contimg.operations.cli.app import (
     state,
 )
 from absurd_contimg.operations.console import cell, console, message_line
+from absurd_contimg.regular_files import parse_json
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -207,8 +207,8 @@ def _transit_spec(settings: Settings, source: str, after_minutes: float) -> str:
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         raise SettingError(f"--with is no JSON ({error}).", "Write an object: {...}") from error
     if not isinstance(value, dict):
         raise SettingError("--with is no JSON object.", "Write an object: {...}")

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rich.console import Group
 
 from absurd_contimg.config.meanings import field_meanings
+from absurd_contimg.config.refused_values import refusal_sentences
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.cli.app import AsJson, app, print_json
 from absurd_contimg.operations.console import console
@@ -76,11 +77,8 @@ def synth(
     try:
         config = getattr(SynthesisConfig, preset)(**changes)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
-        )
         raise SettingError(
-            f"The options of the observations are not valid: {wrong}.",
+            f"{refusal_sentences(error, SynthesisConfig)}.",
             f"Options are {', '.join(SynthesisConfig.model_fields)}.",
         ) from error
     if speed is None:

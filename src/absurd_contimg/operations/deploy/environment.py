@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from absurd_contimg.config.previous_variables import IGNORED_VARIABLES, REPLACED_VARIABLES
+from absurd_contimg.config.variables import VARIABLES
 from absurd_contimg.errors import SettingError
 from absurd_contimg.regular_files import SETTINGS_BYTES_MAX, read_regular
-from absurd_contimg.settings import VARIABLES, Settings
+from absurd_contimg.settings import Settings
 
 _HEAD = """\
 # The settings of the services of DSA-110 continuum imaging on this host.

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from absurd_contimg.config.variables import VARIABLES
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.deploy.environment import environment_file, read_installed
 from absurd_contimg.operations.deploy.units import MARK, DeployedSite, render_units
-from absurd_contimg.settings import VARIABLES, Settings
+from absurd_contimg.settings import Settings
 
 ENVIRONMENT_FILE = Path("/etc/dsa110-contimg/contimg.env")
 _UNIT_FOLDER = Path("/etc/systemd/system")

@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-import tomllib
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
-from absurd_contimg.regular_files import SETTINGS_BYTES_MAX, read_regular
+from absurd_contimg.config.refused_values import refusal_sentences
+from absurd_contimg.regular_files import SETTINGS_BYTES_MAX, parse_toml, read_regular
 from absurd_contimg.simulation.model.faults import parse_timed_faults
 from absurd_contimg.simulation.model.stage_model import FAILURES, GIB
 
@@ -24,7 +21,7 @@ class ScenarioError(ValueError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Workers(_Part):
@@ -150,12 +147,16 @@ class Scenario(_Part):
         for value in values:
             data = self.model_dump()
             part, _, name = path.rpartition(".")
-            place = data[part] if part else data
-            if name not in place:
+            place = data.get(part) if part else data
+            if not isinstance(place, dict) or name not in place:
                 raise ScenarioError(f"sweep: there is no field {path}")
             place[name] = int(value) if float(value).is_integer() else value
             data["sweep"] = {}
-            variants.append((f"{path} = {value:g}", Scenario.model_validate(data)))
+            try:
+                variant = Scenario.model_validate(data)
+            except ValidationError as error:
+                raise ScenarioError(f"sweep: {refusal_sentences(error, Scenario)}") from error
+            variants.append((f"{path} = {value:g}", variant))
         return variants
 
 
@@ -165,37 +166,22 @@ def load_scenario(path: str | Path) -> Scenario:
     Raises `ScenarioError` that names the file and the field.
     """
     try:
-        text = read_regular(path, SETTINGS_BYTES_MAX).decode()
+        content = read_regular(path, SETTINGS_BYTES_MAX)
     except FileNotFoundError:
         shipped = files(__package__) / "scenarios" / f"{path}.toml"
         if not shipped.is_file():
             known = ", ".join(shipped_scenarios())
             raise ScenarioError(f"No scenario {path}: neither a file nor one of {known}.") from None
-        text = shipped.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        content = shipped.read_bytes()
+    except OSError as error:
         raise ScenarioError(f"Scenario {path} cannot be read: {error}") from error
     try:
-        return Scenario.model_validate(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ScenarioError(f"Scenario {path}: {error}") from error
+        return Scenario.model_validate(parse_toml(content))
     except ValidationError as error:
-        mistakes = "; ".join(map(_explained, error.errors()))
+        mistakes = refusal_sentences(error, Scenario)
         raise ScenarioError(f"Scenario {path}: {mistakes}") from error
-
-
-def _explained(error: ErrorDetails) -> str:
-    """One mistake: the field, the reason, and for a misspelt name the nearest that exists."""
-    *above, name = error["loc"] or ("",)
-    where = ".".join(map(str, error["loc"]))
-    if error["type"] != "extra_forbidden":
-        message = error["msg"].removeprefix("Value error, ")
-        return f"{where}: {message}" if where else message
-    part: type[BaseModel] = Scenario
-    for field in above:
-        part = cast(type[BaseModel], part.model_fields[str(field)].annotation)
-    close = get_close_matches(str(name), part.model_fields, n=1)
-    known = f"did you mean {close[0]}?" if close else f"there are {', '.join(part.model_fields)}"
-    return f"there is no field {where}; {known}"
+    except ValueError as error:
+        raise ScenarioError(f"Scenario {path}: {error}") from error
 
 
 def shipped_scenarios() -> list[str]:
