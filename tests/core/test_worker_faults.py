@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 from typing import Any
 
 import pytest
@@ -152,6 +153,28 @@ async def test_worker_fences_itself_while_the_database_is_away(backend: Backend)
     worker.stop()
     await running
     assert times["stopped"] - times["claimed"] < 3.0
+
+
+async def test_end_of_an_outage_is_logged(
+    backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the worker that claims, and for each run that has waited under its lease."""
+    caplog.set_level(logging.INFO)
+    away = asyncio.Event()
+
+    async def handler(params: Any, ctx: TaskContext) -> Any:
+        away.set()
+        asyncio.get_running_loop().call_later(0.3, away.clear)
+        await ctx.fence()
+
+    task = await backend.spawn_task(QUEUE, "task", None)
+    worker = make_worker(Frozen(backend, away), handler, concurrency=2)  # type: ignore[arg-type]
+    history = await run_until_ended(backend, worker, task.task_id)
+    run = history.runs[0].run_id
+    assert f"run {run}: dead; repeated under the lease" in caplog.text
+    assert f"run {run}: the database took it after" in caplog.text
+    assert "cannot claim: dead" in caplog.text
+    assert "the database answers again, after" in caplog.text
 
 
 @pytest.mark.parametrize(

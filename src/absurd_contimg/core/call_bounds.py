@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Awaitable, Callable, Generator
 from types import coroutine
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from absurd_contimg.core.errors import BackendError, BackendUnavailable
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
 _CALL_SECONDS = 20.0
 """Of one call, at most a third of the lease; doubled while none is answered, up to half of the
@@ -30,6 +32,7 @@ class CallBounds:
         self._unheard_until = -math.inf
         self.unanswered = 0
         """How many waits in a row had no answer."""
+        self._unanswered_since = 0.0
 
     async def __call__(self, call: Callable[[], Awaitable[_T]], calls: int = 1) -> _T:
         """Raise `BackendUnavailable` if so many calls take too long, or soon after `stop`."""
@@ -58,9 +61,19 @@ class CallBounds:
 
     def note(self, error: BackendError) -> None:
         """A wait has ended with this error, which may pass."""
+        now = asyncio.get_running_loop().time()
+        if not self.unanswered:
+            self._unanswered_since = now
         self.unanswered += 1
         if isinstance(error, BackendUnavailable):
-            self._unheard_until = asyncio.get_running_loop().time() + self._lease_seconds
+            self._unheard_until = now + self._lease_seconds
+
+    def note_answer(self) -> None:
+        """The database answers; logs the end of an outage."""
+        if self.unanswered:
+            seconds = asyncio.get_running_loop().time() - self._unanswered_since
+            _log.info("the database answers again, after %.0f s", seconds)
+        self.unanswered = 0
 
     def may_have_claimed(self) -> bool:
         """Whether a claim may still be carried out, for nobody, that was not answered."""

@@ -144,21 +144,26 @@ class Lease:
 
     async def _repeat(self, call: Callable[[], Awaitable[_T]], *, until_lost: bool) -> _T:
         clock = asyncio.get_running_loop().time
+        begun = clock()
         refused_since: float | None = None
         problem: Exception | None = None
         bound = self.attempt_seconds
         while (now := clock()) < self.deadline:
             attempt = asyncio.timeout_at(min(self.deadline, now + bound))
             try:
-                return await wait_under(attempt, call)
+                answer = await wait_under(attempt, call)
             except TimeoutError as error:
                 if not attempt.expired():
                     raise
+                if problem is None:
+                    self._log_repetition("the database does not answer")
                 problem = error
                 bound *= 2  # what is cut for its size would be cut again
             except BackendError as error:
-                if refused_since is None and not isinstance(error, BackendUnavailable):
-                    _log.warning("run %s: %s; repeated under the lease", self._run_id, error)
+                is_refused = refused_since is None and not isinstance(error, BackendUnavailable)
+                if problem is None or is_refused:
+                    self._log_repetition(error)
+                if is_refused:
                     refused_since = now
                 meaning = meaning_of(error)
                 if until_lost and meaning is Refusal.NOT_OURS:
@@ -170,11 +175,20 @@ class Lease:
                     raise
                 problem = error
                 await asyncio.sleep(min(_RETRY_SECONDS, max(self.deadline - clock(), 0.0)))
+            else:
+                if problem is not None:
+                    _log.info(
+                        "run %s: the database took it after %.0f s", self._run_id, clock() - begun
+                    )
+                return answer
         lost = LeaseLost(self._reason(problem))
         lost.stalled = problem is None and not self.abandoned
         if isinstance(problem, BackendError) and meaning_of(problem) is not Refusal.PASSING:
             lost.refusal = problem
         raise lost from problem
+
+    def _log_repetition(self, problem: object) -> None:
+        _log.warning("run %s: %s; repeated under the lease", self._run_id, problem)
 
     def _reason(self, problem: Exception | None) -> str:
         """Why the lease ended by our own clock."""

@@ -181,7 +181,7 @@ class Worker:
                 self._bounded.note(error)
                 await asyncio.wait({stop}, timeout=_UNREACHABLE_PAUSE_SECONDS)
             else:
-                self._bounded.unanswered = 0
+                self._bounded.note_answer()
                 self._has_recovered = True
                 return
 
@@ -239,7 +239,10 @@ class Worker:
             if until_idle and not self._runs:
                 raise
             return []
-        self._claims_refused = self._bounded.unanswered = 0
+        self._bounded.note_answer()
+        if self._claims_refused:
+            _log.info("queue %s takes claims again", settings.queue_name)
+        self._claims_refused = 0
         return claimed
 
     async def _end_blocking_tasks(self) -> bool:
