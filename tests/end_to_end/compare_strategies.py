@@ -38,7 +38,11 @@ from absurd_contimg.core.records import History  # noqa: E402
 from absurd_contimg.core.worker import Worker  # noqa: E402
 from absurd_contimg.execution.context import PipelineContext  # noqa: E402
 from absurd_contimg.execution.executor import StageReport, StageRequest  # noqa: E402
-from absurd_contimg.execution.stage import PipelineStage, Resource  # noqa: E402
+from absurd_contimg.execution.stage import (  # noqa: E402
+    PipelineStage,
+    Resource,
+    stage_queues,
+)
 from absurd_contimg.history.summary import read_histories  # noqa: E402
 from absurd_contimg.ingest.spawn import STRATEGIES, spawn_groups  # noqa: E402
 from absurd_contimg.operations.services import open_backend, serve  # noqa: E402
@@ -46,7 +50,6 @@ from absurd_contimg.registry import Registry  # noqa: E402
 from absurd_contimg.settings import load_settings  # noqa: E402
 from absurd_contimg.synthesis import SynthesisConfig, synthesize  # noqa: E402
 from absurd_contimg.workflows.orchestrator import PipelineOrchestrator  # noqa: E402
-from absurd_contimg.workflows.stage_tasks import stage_queues  # noqa: E402
 
 GROUPS = [f"2026-01-01T00:{minute:02d}:00" for minute in range(0, 60, 10)]
 CORES = 2

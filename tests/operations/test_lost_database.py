@@ -63,6 +63,10 @@ def test_lost_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert "The database of this site is gone" in str(refused.exception)
             assert f"(the newest here: {backup}): contimg restore DIR" in str(refused.exception)
         assert not server.exists()
+        looked = contimg(tmp_path, "monitor", "--once")
+        assert looked.exit_code == 1
+        assert "The database of this site is gone" in looked.output
+        assert "disks" in looked.output  # the rest of the site is shown
         findings = contimg(tmp_path, "doctor")
         assert findings.exit_code == 1
         assert "The database of this site is gone" in findings.output

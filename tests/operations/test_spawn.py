@@ -12,6 +12,7 @@ from sqlalchemy import update
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.errors import MissingInputError
+from absurd_contimg.execution.stage import stage_queues
 from absurd_contimg.ingest.arrivals import Arrivals
 from absurd_contimg.ingest.closing import ArrivalRules, ClosingRules
 from absurd_contimg.ingest.incoming_folder import IncomingFolder
@@ -20,7 +21,6 @@ from absurd_contimg.registry import Registry
 from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.models import FileState, SubbandFile
 from absurd_contimg.settings import Settings, load_settings
-from absurd_contimg.workflows.stage_tasks import stage_queues
 
 QUEUE = "dsa110-pipeline"
 _LONG_AGO = time.time() - 7200.0

@@ -20,11 +20,10 @@ from absurd_contimg.execution.executor import StageReport, StageRequest
 from absurd_contimg.execution.product_builder import Provenance, complete_product, plan_product
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import ScratchOwner
-from absurd_contimg.execution.stage import PipelineStage, Resource, Workspace
+from absurd_contimg.execution.stage import PipelineStage, Resource, Workspace, stage_queues
 from absurd_contimg.execution.stage_process import run_stage
 from absurd_contimg.registry import Registry
 from absurd_contimg.workflows.assembly import make_pipeline_worker
-from absurd_contimg.workflows.stage_tasks import stage_queues
 
 QUEUE = "dsa110-pipeline"
 

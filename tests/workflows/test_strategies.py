@@ -19,13 +19,13 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History, SpawnOptions
 from absurd_contimg.core.retries import retry_options
 from absurd_contimg.errors import CorruptInputError, DataQualityError
+from absurd_contimg.execution.stage import stage_queues
 from absurd_contimg.history.stage_tasks import COORDINATOR, with_stage_tasks
 from absurd_contimg.history.summary import summarize
 from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.operations.services import cancel
 from absurd_contimg.registry import GroupStatus
 from absurd_contimg.workflows import group, hybrid, stage_tasks
-from absurd_contimg.workflows.stage_tasks import stage_queues
 
 GROUP = "2026-01-01T00:00:00"
 IO, IMAGING = f"{QUEUE}-io", f"{QUEUE}-imaging"

@@ -35,6 +35,11 @@ class Resource(StrEnum):
     """Cores and memory."""
 
 
+def stage_queues(queue_name: str) -> dict[Resource, str]:
+    """The queue of each resource, beside the main queue."""
+    return {resource: f"{queue_name}-{resource}" for resource in Resource}
+
+
 @dataclass(frozen=True, slots=True)
 class Workspace:
     """An attempt's folders: `product`, to be kept as `committed`; `temporary` for the rest."""

@@ -17,7 +17,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import SpawnedTask, SpawnOptions, State
 from absurd_contimg.errors import InputError, MissingInputError
 from absurd_contimg.execution.context import GroupInputs
-from absurd_contimg.execution.stage import Resource
+from absurd_contimg.execution.stage import Resource, stage_queues
 from absurd_contimg.history.stage_tasks import COORDINATOR
 from absurd_contimg.ingest.closing import name_subbands
 from absurd_contimg.products.subband_files import is_subband_name, parse_subband_name
@@ -31,7 +31,6 @@ from absurd_contimg.science.raw_pointing import first_pointing
 from absurd_contimg.settings import QUEUE_BYTES_MAX, Settings
 from absurd_contimg.workflows import group as group_workflow
 from absurd_contimg.workflows import hybrid, stage_tasks
-from absurd_contimg.workflows.stage_tasks import stage_queues
 
 _log = logging.getLogger(__name__)
 

@@ -19,25 +19,31 @@ _QUERIES = (
 )
 
 
-def require_own_database(settings: Settings) -> None:
-    """Raise `MissingInputError` where the site had a database in the embedded server, now gone."""
+def lost_database(settings: Settings) -> MissingInputError | None:
+    """Why the site's database in the embedded server counts as gone; None if it does not."""
     server = EmbeddedPostgres(settings.embedded_folder)
     registry = settings.registry_url.removeprefix("sqlite:///")
     if server.exists():
-        return
+        return None
     if server.has_run():
         trace = "a server has run there"
     elif "://" not in registry and _knows_tasks(Path(registry)):
         trace = f"the registry {registry} knows tasks"
     else:
-        return
+        return None
     if server.exists():  # another process has just made it
-        return
-    raise MissingInputError(
+        return None
+    return MissingInputError(
         f"The database of this site is gone: there is none in {server.folder}, but {trace}. "
         "Products on disk and registry are as they were.",
         _remedy(settings.pipeline.paths.state_dir),
     )
+
+
+def require_own_database(settings: Settings) -> None:
+    """Raise `MissingInputError` where the site's own database is gone."""
+    if (lost := lost_database(settings)) is not None:
+        raise lost
 
 
 def _remedy(state_dir: Path) -> str:

@@ -6,8 +6,9 @@ asked for is imported then, because pytest imports this package at every start.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from absurd_contimg.imports_on_use import imports_on_use
 
 if TYPE_CHECKING:
     from absurd_contimg.simulation.exploration.exploration_spec import ExternalInput
@@ -41,26 +42,4 @@ __all__ = [
     "run_handler",
 ]
 
-_MODULES = {
-    "ExternalInput": "simulation.exploration.exploration_spec",
-    "Exploration": "simulation.exploration.explorer",
-    "Finding": "simulation.exploration.explorer",
-    "FaultKind": "simulation.model.faults",
-    "happened": "simulation.model.world",
-    "outside": "simulation.model.world",
-    "in_virtual_time": "simulation.runtime.loop",
-    "assert_completed": "testing.assertions",
-    "assert_failed": "testing.assertions",
-    "assert_no_violations": "testing.assertions",
-    "assert_resumes_from": "testing.assertions",
-    "assert_step_ran_once": "testing.assertions",
-    "explore_crashes": "testing.crashes",
-    "run_handler": "testing.crashes",
-}
-"""The module of each name, in the package."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"absurd_contimg.{_MODULES[name]}"), name)
+__getattr__ = imports_on_use(__name__)

@@ -26,7 +26,7 @@ from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions, Task, T
 from absurd_contimg.errors import SettingError, StageTaskCancelledError, StageTaskLostError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.runner import StageRunner
-from absurd_contimg.execution.stage import PipelineStage, Resource
+from absurd_contimg.execution.stage import PipelineStage, stage_queues
 from absurd_contimg.history.stage_tasks import COORDINATOR, STAGE_PREFIX
 from absurd_contimg.products.outputs import from_json
 from absurd_contimg.workflows.calibration_wait import GroupRegistry
@@ -49,11 +49,6 @@ _FIRST_LOOK_SECONDS, _LOOKS_SECONDS_MAX = 120, 3600
 look: a lost stage task is found within an hour, and a long queue makes few checkpoints."""
 _LOST_MAX = 3
 """How many tasks of one stage may vanish before the group fails."""
-
-
-def stage_queues(queue_name: str) -> dict[Resource, str]:
-    """The queue of each resource, beside the main queue."""
-    return {resource: f"{queue_name}-{resource}" for resource in Resource}
 
 
 def spawn_options(group_id: str) -> SpawnOptions:

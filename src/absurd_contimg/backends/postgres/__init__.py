@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from absurd_contimg.imports_on_use import imports_on_use
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.postgres.backend import PostgresBackend
@@ -11,11 +12,4 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbeddedPostgres", "PostgresBackend"]
 
-_MODULES = {"EmbeddedPostgres": "embedded", "PostgresBackend": "backend"}
-"""The module of each name, in this package."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = imports_on_use(__name__)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.core.backend import Inspection
-from absurd_contimg.core.errors import QueueNotFound
+from absurd_contimg.core.errors import BackendUnavailable, QueueNotFound
+from absurd_contimg.execution.stage import stage_queues
 from absurd_contimg.ingest.batches import reprocessing_queue
 from absurd_contimg.operations.services import open_backend
 from absurd_contimg.registry.database import Database, exists
+from absurd_contimg.registry.lost_database import lost_database
 from absurd_contimg.settings import Settings
-from absurd_contimg.workflows.stage_tasks import stage_queues
 
 
 @dataclass(slots=True)
@@ -71,17 +73,31 @@ def production_site(settings: Settings, inspection: Inspection) -> Iterator[Site
 async def open_site(settings: Settings) -> AsyncIterator[Site]:
     """The production site of these settings, also while its database or registry is away.
 
-    Only the server of an embedded database has to exist: see `operations.services.open_backend`.
+    Raises `MissingInputError` where there never was a database: see `open_backend` of the services.
     """
-    if settings.database_url is None:
-        async with open_backend(settings, create=False) as embedded:
-            with production_site(settings, embedded) as site:
-                yield site
-        return
-    # What looks at a site says at once that the database is away, and looks again.
-    backend = PostgresBackend(settings.database_url, connect_seconds=0.0)
-    try:
+    async with AsyncExitStack() as stack:
+        if settings.database_url is not None:
+            # What looks at a site says at once that the database is away, and looks again.
+            backend = PostgresBackend(settings.database_url, connect_seconds=0.0)
+            stack.push_async_callback(backend.close)
+        elif lost_database(settings) is not None:
+            backend = _returning_backend(settings, stack)
+        else:
+            backend = await stack.enter_async_context(open_backend(settings, create=False))
         with production_site(settings, backend) as site:
             yield site
-    finally:
-        await backend.close()
+
+
+def _returning_backend(settings: Settings, stack: AsyncExitStack) -> PostgresBackend:
+    """The embedded database that is gone; usable as soon as its folder is back."""
+    server = EmbeddedPostgres(settings.embedded_folder)
+
+    def start() -> None:
+        if (lost := lost_database(settings)) is not None:
+            raise BackendUnavailable(str(lost))
+        server.start()
+
+    stack.push_async_callback(asyncio.to_thread, server.stop_if_unused)
+    backend = PostgresBackend(server.url(), recover=start, connect_seconds=1.0)
+    stack.push_async_callback(backend.close)
+    return backend

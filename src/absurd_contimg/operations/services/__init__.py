@@ -5,8 +5,9 @@ What is asked for is imported then: all of it takes most of a second, and few co
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from absurd_contimg.imports_on_use import imports_on_use
 
 if TYPE_CHECKING:
     from absurd_contimg.operations.services.action_records import (
@@ -139,71 +140,4 @@ __all__ = [
     "worker_notes",
 ]
 
-_MODULES = {
-    "ActionRecords": "action_records",
-    "Actions": "actions",
-    "BatchActions": "batch_actions",
-    "BatchSummary": "batch_service",
-    "GivenTables": "registry_tables",
-    "Hindrances": "registry_tables",
-    "LoopState": "service_state",
-    "MosaicPlan": "mosaic_plans",
-    "RetriedPublication": "publications",
-    "ServiceIdentity": "service_reporter",
-    "ServiceManager": "service_manager",
-    "ServiceReporter": "service_reporter",
-    "SiteTables": "registry_tables",
-    "Source": "action_records",
-    "Tables": "registry_tables",
-    "Watermarks": "disk_guard",
-    "audit_stream": "stream_audit",
-    "batch_steps": "batch_service",
-    "cancel": "cancellation",
-    "cancel_batch": "batch_service",
-    "check_mosaic": "preconditions",
-    "check_spawn": "preconditions",
-    "check_worker": "preconditions",
-    "closing_rules": "daemon_service",
-    "database_url": "database",
-    "find_new_sources": "new_sources",
-    "find_source": "source_light_curves",
-    "follow": "daemon_service",
-    "given_worker_id": "worker_identity",
-    "initialise": "database",
-    "light_curve": "source_light_curves",
-    "light_curves": "source_light_curves",
-    "make_policy": "worker_service",
-    "named_items": "batch_service",
-    "open_backend": "database",
-    "open_registry": "worker_service",
-    "open_tables": "registry_tables",
-    "operator_name": "action_records",
-    "plan_of": "mosaic_plans",
-    "plan_selection": "batch_service",
-    "poll_once": "daemon_service",
-    "read_hindrances": "registry_tables",
-    "read_site_time": "site_clock",
-    "recent_histories": "batch_service",
-    "release": "quarantine",
-    "reopen_group": "action_records",
-    "reported": "service_watch",
-    "retry_all_failed": "quarantine",
-    "retry_failed": "quarantine",
-    "retry_publication": "publications",
-    "select_publications": "publications",
-    "serve": "worker_service",
-    "serve_daemon": "daemon_service",
-    "spawn_mosaic": "mosaic_plans",
-    "stop_signals": "worker_service",
-    "to_be_retried": "quarantine",
-    "worker_notes": "disk_guard",
-}
-"""The module of each name, in this package."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = imports_on_use(__name__)

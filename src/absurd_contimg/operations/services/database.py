@@ -12,9 +12,9 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import install_schema
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.execution.stage import stage_queues
 from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.settings import QUEUE_BYTES_MAX, Settings
-from absurd_contimg.workflows.stage_tasks import stage_queues
 
 _log = logging.getLogger(__name__)
 

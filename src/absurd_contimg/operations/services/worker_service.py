@@ -25,6 +25,7 @@ from absurd_contimg.execution.executor import IsolatedStageExecutor
 from absurd_contimg.execution.host_scratch import host_name, host_scratch
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner, safe_name
+from absurd_contimg.execution.stage import stage_queues
 from absurd_contimg.execution.stage_server import StageServer
 from absurd_contimg.execution.stage_slots import StageSlots
 from absurd_contimg.operations.services.database import SERVICE_PATIENCE_SECONDS, open_backend
@@ -46,7 +47,6 @@ from absurd_contimg.workflows.assembly import (
     make_stage_server,
     pipeline_stages,
 )
-from absurd_contimg.workflows.stage_tasks import stage_queues
 
 _log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from absurd_contimg.core.step_names import TIMEOUT_PREFIX
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.errors import DataQualityError
+from absurd_contimg.execution.stage import stage_queues
 from absurd_contimg.history.stage_tasks import COORDINATOR
 from absurd_contimg.ingest.batches import FeedRules, create_batch
 from absurd_contimg.ingest.closing import ClosingRules
@@ -235,7 +236,7 @@ _LOOKS = ("$awaitEvent:", TIMEOUT_PREFIX)
 
 def stages_spec(**options: Any) -> ExplorationSpec:
     """Strategy 2: a coordinator and a task for each stage, on queues by resource."""
-    queues = (QUEUE, *stage_tasks.stage_queues(QUEUE).values())
+    queues = (QUEUE, *stage_queues(QUEUE).values())
     name = group_name(0)
     job = Job(QUEUE, COORDINATOR, pipeline_params(name), stage_tasks.spawn_options(name))
     workers = PipelineWorkers(queues=queues)
