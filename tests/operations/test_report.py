@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -420,11 +421,24 @@ def test_tasks_in_every_state_are_reported(tmp_path: Path) -> None:
     ]
     write_report(tmp_path / "r.html", others)
     text = text_of((tmp_path / "r.html").read_text())
-    assert "Waits for a calibration of its strip within 12 h, until 2025-01-15 13:00 UTC." in text
+    assert "Waits for a calibration of its strip, until 2025-01-15 13:00 UTC." in text
     assert "No stage has been started." in text
     assert re.search(r"flag 1 1 w1 .* running", text)
     write_report(tmp_path / "none.html", [])
     assert "There are no tasks" in (tmp_path / "none.html").read_text()
+
+
+def test_failure_with_a_later_task_is_no_failed_group(tmp_path: Path) -> None:
+    """Nor is the failed task of another group one that was tried again."""
+    later = history("completed")
+    later = replace(later, task=replace(later.task, task_id=UUID(int=TASK_ID.int + 1)))
+    other = history("failed", group="2025-01-15T11:45:09")
+    other = replace(other, task=replace(other.task, task_id=UUID(int=TASK_ID.int - 1)))
+    write_report(tmp_path / "r.html", [later, history("failed"), other])
+    text = text_of((tmp_path / "r.html").read_text())
+    assert "1 completed" in text
+    assert "1 failed, tried again in a later task" in text
+    assert "1 failed 0 workers" in text
 
 
 def test_sections_of_the_caller_are_shown_with_their_result(tmp_path: Path) -> None:

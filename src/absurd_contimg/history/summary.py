@@ -5,14 +5,14 @@ Steps come from the journal: no stage is named here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.forks import Fork
-from absurd_contimg.core.records import TERMINAL_STATES, History, Json, State
+from absurd_contimg.core.records import TERMINAL_STATES, History, Json, State, Task
 from absurd_contimg.history.failures import FailedRun, failed_runs
 from absurd_contimg.history.timeline import StepStart, group_in, kind_of, step_starts
 from absurd_contimg.history.wait_reason import WaitReason, find_wait_reason
@@ -81,18 +81,22 @@ _SUPERSEDED_SEARCHED = 2000
 
 async def superseded_failures(inspection: Inspection, queue_name: str) -> frozenset[UUID]:
     """The failed tasks, among the newest, whose group or window has a later task of its kind."""
-    tasks = await inspection.list_tasks(queue_name, limit=_SUPERSEDED_SEARCHED)
+    return superseded(await inspection.list_tasks(queue_name, limit=_SUPERSEDED_SEARCHED))
+
+
+def superseded(tasks: Iterable[Task]) -> frozenset[UUID]:
+    """The failed tasks among these whose group or window has a later one of its kind."""
     later: set[tuple[str, str]] = set()
-    superseded = set()
-    for task in tasks:  # the newest first
+    failures = set()
+    for task in sorted(tasks, key=lambda task: task.task_id, reverse=True):  # the newest first
         group = group_in(task.params)
         if group is None:
             continue
         kind = kind_of(task.task_name)
         if task.state == "failed" and (group, kind) in later:
-            superseded.add(task.task_id)
+            failures.add(task.task_id)
         later.add((group, kind))
-    return frozenset(superseded)
+    return frozenset(failures)
 
 
 def ended_at(history: History) -> datetime | None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import median_high
 from typing import Any
+from uuid import UUID
 
 from absurd_contimg.core.records import History
 from absurd_contimg.errors import SettingError
+from absurd_contimg.history.summary import superseded
 from absurd_contimg.operations.console import printable_lines
 from absurd_contimg.operations.report.group_content import GroupContent, group_content
 from absurd_contimg.operations.report.timeline import overview, worker_names
@@ -54,7 +56,7 @@ def write_report(
     groups = [group_content(history, workers, folder, folders) for history in histories]
     text = template.render(
         title=_TITLE,
-        summary=_summary(groups, workers),
+        summary=_summary(groups, workers, superseded(history.task for history in histories)),
         groups=groups,
         workers=workers,
         overview=overview(histories, workers),
@@ -117,9 +119,15 @@ def _moment(value: datetime | None) -> str:
     return "–" if value is None else f"{value:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _summary(groups: Sequence[GroupContent], workers: Sequence[str]) -> list[tuple[str, str]]:
-    """The figures in the header: a number and its meaning."""
-    states = Counter(group.task.state for group in groups)
+def _summary(
+    groups: Sequence[GroupContent], workers: Sequence[str], replaced: Collection[UUID]
+) -> list[tuple[str, str]]:
+    """The figures in the header: a number and its meaning; `replaced` failures have later tasks."""
+    states = Counter(
+        "failed, tried again in a later task" if group.task.task_id in replaced
+        else group.task.state
+        for group in groups
+    )  # fmt: skip
     spans = [span for group in groups for span in group.spans]
     sources = [row for group in groups for row in group.sources]
     ratios = [row.flux_ratio for row in sources if row.isolated and row.flux_ratio is not None]
