@@ -91,6 +91,18 @@ def test_operator_pauses_and_resumes_a_queue_and_sees_who_has_paused_it(
     assert json.loads(contimg("status", "--json").stdout)["pauses"] == []
 
 
+def test_resuming_one_queue_names_those_that_are_still_paused(contimg: Callable[..., Any]) -> None:
+    """After a drain, those of the stages stayed paused without a word."""
+    assert contimg("emergency", "drain", "--reason", "rack").exit_code == 0
+    resumed = " ".join(contimg("queue", "resume").stdout.split())
+    assert "Resumed: queue dsa110-pipeline is paused" in resumed
+    assert "Not resumed: queue dsa110-pipeline-imaging is paused" in resumed
+    assert "contimg emergency resume" in resumed
+    assert contimg("emergency", "resume").exit_code == 0
+    assert contimg("queue", "pause", "--reason", "disk").exit_code == 0
+    assert "Not resumed" not in contimg("queue", "resume").stdout
+
+
 def test_of_two_operators_at_once_both_see_the_same_pause(pauses: QueuePauses) -> None:
     wanted = [QueuePause(QUEUE, f"reason {n}", f"2026-01-0{n}", f"user {n}") for n in range(1, 5)]
     with ThreadPoolExecutor() as pool:

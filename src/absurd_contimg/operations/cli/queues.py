@@ -50,11 +50,18 @@ def pause(
 
 @queue_app.command()
 def resume(queue: _QueueName = None) -> None:
-    """Let workers claim from a queue again."""
+    """Let workers claim from a queue again; names the queues that are still paused."""
+    from absurd_contimg.operations.services import read_hindrances
+
     settings = state.settings()
     name = queue or settings.queue_name
     ended = with_actions(settings, lambda actions: actions.resume_queue(name))
     console.print(message_line(f"Resumed: {ended}."))
+    others = read_hindrances(settings).pauses
+    for pause in others:
+        console.print(message_line(f"Not resumed: {pause}."))
+    if others:
+        console.print("To resume all of them: contimg emergency resume")
 
 
 @queue_app.command("list")
