@@ -12,13 +12,29 @@ import pytest
 
 from absurd_contimg.errors import SettingError
 from absurd_contimg.history.history_file import write_histories
-from absurd_contimg.whole_files import replaced_file, require_replaceable, write_whole
+from absurd_contimg.whole_files import copy_folder, replaced_file, require_replaceable, write_whole
 
 
 def fill(folder: Path) -> None:
     with suppress(OSError), (folder / "filler").open("wb", 0) as file:
         while True:
             file.write(bytes(1 << 12))
+
+
+def test_a_copy_on_a_full_disk_keeps_the_number_of_its_error(small_disk: Path) -> None:
+    """A list of all files that could not be copied is no full disk to those who read errno."""
+    source = small_disk.parent / "table"
+    (source / "ANTENNA").mkdir(parents=True)
+    for name in ("table.dat", "ANTENNA/table.f0"):
+        (source / name).write_bytes(bytes(10_000))
+        (source / name).chmod(0o400)
+    copy_folder(source, small_disk / "whole")
+    assert (small_disk / "whole/ANTENNA/table.f0").read_bytes() == bytes(10_000)
+    assert (small_disk / "whole/table.dat").stat().st_mode & 0o200
+    fill(small_disk)
+    with pytest.raises(OSError, match="No space") as caught:
+        copy_folder(source, small_disk / "copy")
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_a_full_disk_is_told_with_the_file_and_leaves_nothing(small_disk: Path) -> None:

@@ -7,6 +7,7 @@ the place of /dev/stdout takes it from the whole machine.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,19 @@ def write_whole(path: Path, content: bytes) -> None:
             with suppress(OSError):
                 partial.unlink()
             raise
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder into a new one of this user, whose files can be written.
+
+    The first error ends it and keeps its number: that of `shutil.copytree` is a list without one.
+    """
+    target.mkdir()
+    for entry in source.iterdir():
+        if entry.is_dir():
+            copy_folder(entry, target / entry.name)
+        else:
+            shutil.copyfile(entry, target / entry.name)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,16 @@ def test_casa_that_is_not_installed_is_a_finding(
     assert (finding.ok, finding.check) == (False, "CASA")
     assert "pip install 'absurd-contimg[casa]'" in finding.remedy
     assert list(tmp_path.iterdir()) == []
+
+
+def test_casa_on_a_full_disk_is_one_sentence(small_disk: Path) -> None:
+    """It listed every file that could not be copied, in 1,500 characters."""
+    with (small_disk / "filler").open("wb", 0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 12))
+    (finding,) = software.stage_software([small_disk])
+    assert "No space left on device" in finding.finding
+    assert len(finding.finding) < 400
 
 
 @pytest.mark.usefixtures("_no_software")

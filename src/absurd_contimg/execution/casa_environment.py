@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import struct
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 from absurd_contimg.errors import SettingError
+from absurd_contimg.whole_files import copy_folder
 
 _SITE_CONFIG = """\
 # Written by absurd-contimg; CASA executes it when it is imported.
@@ -131,6 +131,5 @@ def _copy_with_date(table: Path, target: Path, day: date) -> None:
     slash = text.index(b"/", start)
     old = text[slash - 4 : slash + 6]
     new = day.strftime("%Y/%m/%d").encode()
-    shutil.copytree(table, target)
-    (target / "table.dat").chmod(0o644)
+    copy_folder(table, target)
     (target / "table.dat").write_bytes(text.replace(old, new))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from absurd_contimg.errors import CorruptInputError, MissingInputError
+from absurd_contimg.whole_files import copy_folder
 
 _CHUNK_VALUES = 8_000_000
 """Visibilities held at once when a whole column is read."""
@@ -46,9 +45,8 @@ def open_table(path: Path, *, writable: bool = False) -> Iterator[Any]:
 
 def working_copy(path: Path, folder: Path) -> Path:
     """A copy that tasks can write: with a read-only table CASA fails even to solve."""
-    copy = shutil.copytree(path, folder / path.name, copy_function=shutil.copyfile)
-    for parent, _, _ in os.walk(copy):
-        Path(parent).chmod(0o755)
+    copy = folder / path.name
+    copy_folder(path, copy)
     return copy
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from absurd_contimg.errors import UserError
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.logs import severe_messages
+from absurd_contimg.operations.console import one_line
 from absurd_contimg.secrets import without_secrets
 
 PROBE_SECONDS = 60.0
@@ -74,7 +75,7 @@ def stage_software(folders: Sequence[Path]) -> list[Finding]:
         return [Finding(False, "CASA", error.problem, error.remedy)]
     except OSError as error:
         remedy = "Free space on the disk of this folder, or make it writable."
-        return [Finding(False, "CASA", f"Cannot be tried: {error}.", remedy)]
+        return [Finding(False, "CASA", f"Cannot be tried: {one_line(error, 300)}.", remedy)]
 
 
 def _import_software(folder: Path) -> list[Finding]:
