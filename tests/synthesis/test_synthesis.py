@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import h5py
@@ -231,6 +232,17 @@ def test_inconsistent_settings_are_refused() -> None:
         SynthesisConfig.tiny(faults=[{"kind": "nan", "group": 5, "subband": 0}])
     with pytest.raises(ValueError, match="nothing to observe"):
         SynthesisConfig.tiny(calibrator_group=False, science_groups=0)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "demo", "full"])
+def test_the_groups_of_a_preset_are_of_one_night(preset: str) -> None:
+    """Those of the small one were of two, and half of them in each report of a night."""
+    config: SynthesisConfig = getattr(SynthesisConfig, preset)()
+    starts = [
+        config.start + timedelta(seconds=config.group_offset_s(group))
+        for group in range(config.n_groups)
+    ]
+    assert len({start.date() for start in starts}) == 1
 
 
 @pytest.mark.parametrize("target", ["/dev/null", "/dev/full/below"])

@@ -150,7 +150,7 @@ class SynthesisConfig(BaseModel):
     def tiny(cls, **changes: object) -> Self:
         """For tests: one calibrator and one science group of 6 integrations, across RA 0 h."""
         defaults: dict[str, object] = {
-            "start": datetime(2025, 1, 14, 23, 35, 0, tzinfo=UTC),
+            "start": datetime(2025, 1, 29, 22, 36, 0, tzinfo=UTC),
             "n_antennas": 10,
             "channels_per_subband": 2,
             "n_integrations": 6,
