@@ -76,7 +76,7 @@ def test_assertions_on_a_history() -> None:
         assert_resumes_from(history, "two")
     broken = run_handler(two_steps, {"breaks": True}, ends="failed")
     assert_failed(broken, "permanent")
-    with pytest.raises(TaskNotCompleted, match=r"'task' .*: failed \(ValueError: wrong\)"):
+    with pytest.raises(TaskNotCompleted, match=r"'two_steps' .*: failed \(ValueError: wrong\)"):
         assert broken.result
     assert history.result == [1, 2]
     assert len(repr(history)) < 200

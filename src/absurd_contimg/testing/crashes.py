@@ -35,7 +35,7 @@ def handler_spec(
     handler: AnyHandler,
     params: Json,
     *,
-    task_name: str = "task",
+    task_name: str | None = None,
     queue: str = "default",
     options: SpawnOptions | None = None,
     others: Mapping[str, Mapping[str, AnyHandler]] | None = None,
@@ -45,12 +45,15 @@ def handler_spec(
 ) -> ExplorationSpec:
     """A world with one task for `handler`; `others` are further handlers by queue and name.
 
-    Each queue has a worker with `concurrency` slots. Further arguments are those of
-    `ExplorationSpec`.
+    The task has the handler's name, unless `task_name` is given. Each queue has a worker with
+    `concurrency` slots. Further arguments are those of `ExplorationSpec`.
     """
+    if task_name is None:
+        name = getattr(handler, "__name__", "")
+        task_name = name if name.isidentifier() else "task"
     handlers: dict[str, dict[str, AnyHandler]] = {queue: {task_name: handler}}
-    for name, more in (others or {}).items():
-        handlers.setdefault(name, {}).update(more)
+    for other_queue, more in (others or {}).items():
+        handlers.setdefault(other_queue, {}).update(more)
     return ExplorationSpec(
         HandlerWorkers(
             handlers,
