@@ -100,9 +100,9 @@ async def test_sleeps_and_events_tell_their_end(memory: MemoryBackend) -> None:
 
     asleep = await explained(memory, await worked(memory, sleeps))
     assert asleep.sentence.startswith("sleeps 60 min more (until ")
-    calibration = await explained(memory, await worked(memory, awaits))
+    calibration = await explained(memory, await worked(memory, awaits), calibration_reach_hours=7.5)
     assert calibration.sentence.startswith(
-        "waits for a calibration of its strip within 12 h (group G:16:17), 10 min more (until "
+        "waits for a calibration of its strip within 7.5 h (group G:16:17), 10 min more (until "
     )
     forever = await explained(memory, await worked(memory, awaits_forever))
     assert forever.sentence == "waits for event 'weather', without a deadline"
@@ -155,7 +155,9 @@ async def test_a_running_task_tells_its_worker_its_step_and_its_lease(
     assert "was not heard of for 90 s" in silent.sentence
     over = explain_wait(history, WaitContext(now + timedelta(seconds=72), [LIVING]))
     assert over is not None
-    assert "its worker is silent, the lease ended 12 s ago; the next poll of any" in over.sentence
+    assert (
+        "which has not renewed its lease: it ended 12 s ago; the next poll of any" in over.sentence
+    )
     nobody = explain_wait(history, WaitContext(now + timedelta(seconds=72), []))
     assert nobody is not None
     assert "no other worker" in nobody.sentence

@@ -80,6 +80,8 @@ class WaitContext:
     """By ``STEP of GROUP``: for which resource it waits for a slot, and who holds them."""
     calibrations: Mapping[str, CalibrationProspect] = field(default_factory=dict)
     """By group, of those that wait for a calibration."""
+    calibration_reach_hours: float | None = None
+    """How near in time a calibration has to be; None where the site's settings are not known."""
     stage_tasks: Mapping[UUID, str] = field(default_factory=dict)
     """By task, what it does: for those who wait for it."""
     policy: RetryPolicy = field(default_factory=RetryPolicy)
@@ -153,7 +155,7 @@ def _explain_running(history: History, run: Run, context: WaitContext) -> WaitEx
     left = (ends - context.now).total_seconds()
     if left <= 0:
         return WaitExplanation(
-            f"{doing}: its worker is silent, the lease ended {duration_text(-left)} ago; "
+            f"{doing}, which has not renewed its lease: it ended {duration_text(-left)} ago; "
             + _next_poll(history.queue_name, context),
             "silent-worker",
             None,
@@ -199,7 +201,9 @@ def awaited_calibration(history: History) -> str | None:
 def _event(history: History, event: str, context: WaitContext) -> str:
     name, _, group = event.partition(":")
     if name == CALIBRATION_EVENT:
-        return f"a calibration of its strip within 12 h (group {group})"
+        hours = context.calibration_reach_hours
+        reach = "" if hours is None else f" within {hours:g} h"
+        return f"a calibration of its strip{reach} (group {group})"
     if name.endswith(".ended") and group:
         stage = name.removesuffix(".ended")
         states = [

@@ -42,7 +42,7 @@ class WaitReason:
         if self.cause == "event":
             until = "" if self.until is None else f", until {self.until:%Y-%m-%d %H:%M} UTC"
             if str(self.event).startswith(f"{CALIBRATION_EVENT}:"):
-                return f"a calibration of its strip within 12 h{until}"
+                return f"a calibration of its strip{until}"
             return f"event {self.event}{until}"
         if self.cause == "time":
             until = "" if self.until is None else f", until {self.until:%Y-%m-%d %H:%M:%S} UTC"

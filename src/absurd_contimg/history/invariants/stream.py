@@ -147,7 +147,9 @@ def nothing_is_published_twice(observed: StreamObservation) -> Iterator[str]:
         count, state = publication.times_put_there, publication.state
         if count is None:
             continue
-        if count > 1 or (state == "published" and count == 0):
+        if state == "published" and count == 0:
+            yield f"{publication.destination} is published, and was never put there"
+        if count > 1:
             yield f"{publication.destination} is {state}, and was put there {count} times"
 
 

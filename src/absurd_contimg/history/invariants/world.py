@@ -103,7 +103,9 @@ def products_are_whole(observed: WorldObservation) -> Iterator[str]:
         if not observed.disk.has_manifest(path):
             yield f"{path} has no manifest"
         commits = observed.disk.commits.get(path, 0)
-        if commits != 1:
+        if commits == 0:
+            yield f"{path} is in its place, and no process has put it there"
+        if commits > 1:
             yield f"{path} was put in its place {commits} times"
 
 

@@ -155,6 +155,7 @@ def wait_context(
     """What `explain_wait` needs to know, with what the stage tasks do that others wait for."""
     # A worker writes its record into the registry: without one, only leases tell of workers.
     knows_workers = registry.summary is not None
+    settings = site.settings
     context = WaitContext(
         now=now,
         workers=worker_facts(registry.services, services) if knows_workers else None,
@@ -165,7 +166,10 @@ def wait_context(
         calibrations=calibration_prospects(
             registry.calibration_sources, set(filter(None, map(group_of, _live(queues))))
         ),
-        policy=RetryPolicy() if site.settings is None else make_policy(site.settings),
+        calibration_reach_hours=None
+        if settings is None
+        else settings.pipeline.calibration.reach_hours,
+        policy=RetryPolicy() if settings is None else make_policy(settings),
     )
     return replace(context, stage_tasks=stage_task_states(queues, context))
 
