@@ -12,7 +12,6 @@ import asyncio
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -123,15 +122,15 @@ async def starts(url: str) -> list[float]:
     async with PostgresBackend(url) as backend, PostgresBackend(url) as client:
         await backend.create_queue("starts")
         worker = Worker(backend, tasks, WorkerSettings("starts", "w"))
-        running = asyncio.create_task(worker.run())
-        for number in range(STARTS):
-            await asyncio.sleep(0.3 + number % 7 / 10)
-            started.clear()
-            spawned_at = time.perf_counter()
-            await client.spawn_task("starts", "work", None)
-            await started.wait()
-        worker.stop()
-        with suppress(asyncio.CancelledError):
+        async with backend.listening(worker):
+            running = asyncio.create_task(worker.run())
+            for number in range(STARTS):
+                await asyncio.sleep(0.3 + number % 7 / 10)
+                started.clear()
+                spawned_at = time.perf_counter()
+                await client.spawn_task("starts", "work", None)
+                await started.wait()
+            worker.stop()
             await running
     return delays
 

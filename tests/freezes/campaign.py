@@ -119,6 +119,11 @@ class _Claims(PostgresBackend):
         return claimed
 
 
+async def _run(worker: Worker, backend: PostgresBackend) -> None:
+    async with backend.listening(worker):
+        await worker.run()
+
+
 @dataclass(slots=True)
 class Lane:
     """One queue with two workers, by TCP and by a Unix socket; one freeze at a time."""
@@ -143,7 +148,9 @@ class Lane:
             proxies = tuple(ways)
             backends = [await _Claims(proxy.url).open() for proxy in proxies]
             workers = [self._worker(backend, f"w{n}") for n, backend in enumerate(backends)]
-            working = [asyncio.create_task(worker.run()) for worker in workers]
+            working = [
+                asyncio.create_task(_run(*each)) for each in zip(workers, backends, strict=True)
+            ]
             feeding = asyncio.create_task(self._feed(direct))
             for number in range(freezes):
                 which = self.draw.randrange(2)

@@ -20,6 +20,7 @@ from every_product import commit_all
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.backends.postgres.schema import queues_without_additions
 from absurd_contimg.core.records import History
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
@@ -181,6 +182,7 @@ async def test_a_backup_is_of_one_moment_while_others_write(
         await copying
     registry.close()
     restore_backup(database_url, registry_url, tmp_path / "b", force=True)
+    assert queues_without_additions(database_url) == []
     restored = await histories(database_url)
     assert all(len(each.runs) == 1 for each in restored)
     tables = rows(registry_url)

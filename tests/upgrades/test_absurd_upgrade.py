@@ -27,6 +27,7 @@ from earlier_absurd import (
 )
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
+from absurd_contimg.backends.postgres.schema import queues_without_additions
 from absurd_contimg.core.errors import SchemaMissing
 from absurd_contimg.core.records import History, SpawnOptions
 from absurd_contimg.core.tasks import TaskRegistry
@@ -163,6 +164,7 @@ async def test_every_task_in_flight_is_finished_once(
     async with PostgresBackend(earlier_url) as migrated:
         await migrated.create_queue("new")
     assert schema_of(earlier_url) == schema_of(database_url)
+    assert queues_without_additions(earlier_url) == []
 
 
 def schema_of(url: str) -> dict[str, str]:

@@ -13,13 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from absurd_contimg.core.arguments import integer_problem, queue_problem, text_problem
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.blocking_tasks import end_blocking_tasks
 from absurd_contimg.core.call_bounds import CallBounds
 from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.due_signal import DueSignal
 from absurd_contimg.core.errors import (
     BackendError,
     ControlFlow,
@@ -35,6 +36,7 @@ from absurd_contimg.core.lease import Lease, RunControl, while_leased
 from absurd_contimg.core.lost_leases import LostLeases
 from absurd_contimg.core.records import ClaimedTask, Json, created_at
 from absurd_contimg.core.refusals import Refusal, meaning_of
+from absurd_contimg.core.refused_claims import Explain, log_refusal, unblock
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import StepJournal, StepOutcome
@@ -104,10 +106,12 @@ class Worker:
     polls_ahead: Callable[[float], int] | None = None
     """Called with the poll interval when nothing was claimed: after how many intervals the next
     claim can find something, at least 1. None: always the next one."""
+    due: DueSignal | None = None
+    """Ends the pause between two polls early; None: it only polls."""
     retry_hook: RetryHook | None = None
     on_failure: OnFailure | None = None
-    explain_refusal: Callable[[Backend, str], Awaitable[Sequence[object]]] | None = None
-    """Called for the log when the queue refuses a claim: what is wrong with it, printable."""
+    explain_refusal: Explain | None = None
+    """Called for the log when the queue refuses a claim."""
     control: RunControl | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _runs: dict[asyncio.Task[None], UUID] = field(default_factory=dict, init=False)
@@ -147,6 +151,8 @@ class Worker:
         try:
             await self._recover_orphans(stop)
             while not self._stopping.is_set():
+                if self.due is not None:
+                    self.due.before_claim()
                 with self.activity.claiming():
                     claimed = await self._claim(until_idle)
                 self.runs_begun += len(claimed)
@@ -233,9 +239,11 @@ class Worker:
                 _log.warning("cannot claim: %s", error)
                 self._bounded.note(error)
                 return []
-            if isinstance(error, ValueRefused) and await self._end_blocking_tasks():
+            queue = (self.backend, settings.queue_name, self._bounded)
+            if isinstance(error, ValueRefused) and await unblock(*queue):
                 return await self._claim(until_idle)
-            await self._note_refusal(error)
+            self._claims_refused += 1  # the growing pause between claims keeps the log short
+            await log_refusal(*queue, error, self.explain_refusal)
             if until_idle and not self._runs:
                 raise
             return []
@@ -245,32 +253,6 @@ class Worker:
         self._claims_refused = 0
         return claimed
 
-    async def _end_blocking_tasks(self) -> bool:
-        """Cancel the tasks whose stored rows make every claim fail; whether there were any."""
-        queue = self.settings.queue_name
-        try:
-            ended = await self._bounded(lambda: end_blocking_tasks(self.backend, queue), calls=4)
-        except BackendError as error:
-            _log.error("queue %s: what blocks it could not be ended: %s", queue, error)
-            return False
-        for sentence in ended:
-            _log.error("queue %s: %s", queue, sentence)
-        return bool(ended)
-
-    async def _note_refusal(self, error: BackendError) -> None:
-        """Log what blocks the queue; the growing pause between claims keeps this log short."""
-        self._claims_refused += 1
-        queue = self.settings.queue_name
-        _log.error("queue %s refuses every claim: %s", queue, error)
-        if self.explain_refusal is None:
-            return
-        try:
-            problems = await self._bounded(partial(self.explain_refusal, self.backend, queue))
-            for problem in problems:
-                _log.error("queue %s: %s", queue, problem)
-        except BackendError as second:
-            _log.error("queue %s cannot be inspected either: %s", queue, second)
-
     async def _note_losses(self) -> None:
         await self._lost.note(self.backend, self.settings.queue_name)
 
@@ -279,17 +261,20 @@ class Worker:
         await require_progress(self.backend, runs, self.settings.poll_interval_seconds)
 
     async def _pause(self, stop: asyncio.Task[bool], idle: bool, until_idle: bool) -> None:
-        """Wait for a free slot, the next poll, or `stop`."""
+        """Wait for a free slot, the next poll, a signal that a run may be due, or `stop`."""
         full = len(self._runs) >= self.settings.concurrency
+        waits: set[asyncio.Future[Any]] = {stop, *self._runs}
+        if self.due is not None and not idle:
+            self.due.has_claimed()
         if not idle and not full:
             return
+        if self.due is not None and not full and not self._claims_refused:
+            waits.add(self.due.due)
         polls = not full or bool(self._lost) or until_idle
         timeout = self._poll_seconds() if polls else None
         if timeout is not None and self.polls_ahead is not None and not self._lost:
             timeout *= self.polls_ahead(timeout)
-        await asyncio.wait(
-            {stop, *self._runs}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
     def _poll_seconds(self) -> float:
         """Until the next claim: doubled by every refusal, so that a blocked queue costs little."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import LiteralString, Self, TypeVar
 from uuid import UUID
@@ -14,6 +15,8 @@ from typing_extensions import override
 
 from absurd_contimg.backends.postgres.columns import selected
 from absurd_contimg.backends.postgres.connections import CONNECT_SECONDS, Connections
+from absurd_contimg.backends.postgres.queue_additions import ADD
+from absurd_contimg.backends.postgres.queue_listener import listening
 from absurd_contimg.backends.postgres.schema import require_version
 from absurd_contimg.backends.postgres.task_queries import TaskQueries, table
 from absurd_contimg.core.arguments import with_checked_arguments
@@ -36,6 +39,7 @@ from absurd_contimg.core.records import (
     Wait,
 )
 from absurd_contimg.core.task_queries import RecentActivity, TaskFilter
+from absurd_contimg.core.worker import Worker
 
 _Row = TypeVar("_Row")
 
@@ -57,6 +61,7 @@ class PostgresBackend(Backend):
         recover: Callable[[], None] | None = None,
         connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
+        self._url = url
         self._database = Connections(url, pool_max_size, recover, connect_seconds)
         self._queries = TaskQueries(self._database)
 
@@ -79,6 +84,14 @@ class PostgresBackend(Backend):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def listening(self, *workers: Worker) -> AbstractAsyncContextManager[None]:
+        """Within it these workers, of different queues, claim as soon as a run is due.
+
+        And not only when they poll. Where the trigger is missing (`contimg doctor` says so), this
+        holds for runs that sleep until a time.
+        """
+        return listening(self._url, workers)
 
     @override
     async def current_time(self) -> datetime:
@@ -222,6 +235,8 @@ class PostgresBackend(Backend):
         self, queue_name: str, storage_mode: StorageMode = "unpartitioned"
     ) -> None:
         await self._database.call("create_queue", queue_name, storage_mode)
+        async with self._database.connection() as connection:
+            await connection.execute(ADD)
 
     @override
     async def drop_queue(self, queue_name: str) -> None:

@@ -49,7 +49,7 @@ _CANCEL_SECONDS = 2.0
 _LIFETIME_SECONDS = 3600.0
 
 
-class _Connection(AsyncSession):
+class BoundedConnection(AsyncSession):
     """A connection that can be abandoned: closed at once, whatever the other side does."""
 
     opened_at = used_at = 0.0
@@ -100,7 +100,7 @@ class Connections:
         self._url = url
         self._connect_seconds = connect_seconds
         self._recover = recover
-        self._idle: list[_Connection] = []
+        self._idle: list[BoundedConnection] = []
         """The one that was used last is taken first."""
         self._slots = asyncio.Semaphore(max_size)
         self._cancellations: set[asyncio.Task[None]] = set()
@@ -142,7 +142,7 @@ class Connections:
         except psycopg.Error as error:
             raise_translated(error)
 
-    async def _take(self) -> _Connection:
+    async def _take(self) -> BoundedConnection:
         clock = asyncio.get_running_loop().time
         while self._idle:
             connection = self._idle.pop()
@@ -161,18 +161,18 @@ class Connections:
                     raise
                 await asyncio.sleep(_CONNECT_PAUSE_SECONDS)
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> BoundedConnection:
         if self._closed:
             raise BackendUnavailable("The connections to the database are closed.")
         try:
-            connection = await _Connection.connect(self._url, autocommit=True)
+            connection = await BoundedConnection.connect(self._url, autocommit=True)
         except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
             raise unavailable(error) from error
         connection.cancellations = self._cancellations
         connection.opened_at = asyncio.get_running_loop().time()
         return connection
 
-    def _give_back(self, connection: _Connection) -> None:
+    def _give_back(self, connection: BoundedConnection) -> None:
         now = connection.used_at = asyncio.get_running_loop().time()
         is_idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
         if is_idle and not self._closed and now - connection.opened_at < _LIFETIME_SECONDS:
@@ -231,7 +231,7 @@ def _call_of(procedure: str, arguments: int, names: str = "") -> bytes:
     return (f"select {names} from {call}" if names else f"select {call}").encode()
 
 
-async def _is_alive(connection: _Connection, now: float) -> bool:
+async def _is_alive(connection: BoundedConnection, now: float) -> bool:
     """Whether an idle connection answers; one in use until just now need not be asked.
 
     Input that nobody asked for is the server's farewell, or a notice.

@@ -13,6 +13,7 @@ import absurdctl
 import psycopg
 
 from absurd_contimg.backends.postgres.database_errors import raise_translated, unavailable
+from absurd_contimg.backends.postgres.queue_additions import ADD, MISSING
 from absurd_contimg.backends.postgres.sessions import (
     Session,
     transaction_settings,
@@ -46,33 +47,41 @@ _LOCK: LiteralString = f"select pg_advisory_xact_lock({0x41425355})"
 def install_schema(url: str) -> str:
     """Install Absurd's schema, or migrate an older one; what was done, as a sentence.
 
+    With what this package adds to the queues (`queue_additions`), as far as it may.
+
     One transaction: a failed installation or migration leaves the database as it was. Raises
     `BackendUnavailable` if the database cannot be reached, and `SchemaMissing` if the database
     holds a newer schema than the installed ``absurdctl``.
     """
     with _transaction(url) as connection:
         connection.execute(_LOCK)
-        version = _recorded_version(connection)
-        if version is None:
-            connection.execute(_SQL.encode())
-            return f"Installed Absurd's schema {SCHEMA_VERSION}."
-        if version == SCHEMA_VERSION:
-            missing = _missing_procedures(connection)
-            if not missing:
-                return f"Absurd's schema {version} is already there."
-            connection.execute(_CREATE.sub("create or replace function", _SQL).encode())
-            return f"Put back what was missing in Absurd's schema {version}: {', '.join(missing)}."
-        if absurdctl.compare_versions(version, SCHEMA_VERSION) > 0:
-            raise SchemaMissing(
-                f"The database holds Absurd's schema {version}, newer than the {SCHEMA_VERSION} "
-                "that this package uses. Upgrade the package absurdctl."
-            )
-        steps = absurdctl.resolve_migration_path(
-            version, SCHEMA_VERSION, absurdctl.discover_bundled_migrations()
+        done = _install(connection)
+        connection.execute(ADD)
+        return done
+
+
+def _install(connection: Session) -> str:
+    version = _recorded_version(connection)
+    if version is None:
+        connection.execute(_SQL.encode())
+        return f"Installed Absurd's schema {SCHEMA_VERSION}."
+    if version == SCHEMA_VERSION:
+        missing = _missing_procedures(connection)
+        if not missing:
+            return f"Absurd's schema {version} is already there."
+        connection.execute(_CREATE.sub("create or replace function", _SQL).encode())
+        return f"Put back what was missing in Absurd's schema {version}: {', '.join(missing)}."
+    if absurdctl.compare_versions(version, SCHEMA_VERSION) > 0:
+        raise SchemaMissing(
+            f"The database holds Absurd's schema {version}, newer than the {SCHEMA_VERSION} "
+            "that this package uses. Upgrade the package absurdctl."
         )
-        for step in steps:
-            connection.execute(absurdctl.get_migration_sql(step).encode())
-        return f"Migrated Absurd's schema from {version} to {SCHEMA_VERSION}."
+    steps = absurdctl.resolve_migration_path(
+        version, SCHEMA_VERSION, absurdctl.discover_bundled_migrations()
+    )
+    for step in steps:
+        connection.execute(absurdctl.get_migration_sql(step).encode())
+    return f"Migrated Absurd's schema from {version} to {SCHEMA_VERSION}."
 
 
 def check_schema(url: str) -> None:
@@ -100,6 +109,12 @@ def check_schema(url: str) -> None:
             f"The database's user may not read and write {', '.join(barred[:5])}. Grant it, or "
             "name another user in ABSURD_DATABASE_URL."
         )
+
+
+def queues_without_additions(url: str) -> list[str]:
+    """The queues that lack what this package adds to them: there, workers only poll."""
+    with _transaction(url) as connection:
+        return [name for (name,) in connection.execute(MISSING).fetchall()]
 
 
 def require_version(version: str | None) -> None:

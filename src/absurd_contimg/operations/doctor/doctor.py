@@ -24,7 +24,11 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
-from absurd_contimg.backends.postgres.schema import SCHEMA_VERSION, check_schema
+from absurd_contimg.backends.postgres.schema import (
+    SCHEMA_VERSION,
+    check_schema,
+    queues_without_additions,
+)
 from absurd_contimg.core.errors import BackendError, BackendUnavailable
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.execution.disk_usage import disk_usage, size_text
@@ -309,7 +313,25 @@ def _reachable(url: str) -> list[Finding]:
             remedy = f"{sys.executable} -m pip install --upgrade absurdctl"
         return [Finding(False, "database", f"{location}: {text}", remedy)]
     text = f"{location}: Absurd's schema {SCHEMA_VERSION}."
-    return [Finding(True, "database", text), _clock(url)]
+    return [Finding(True, "database", text), _additions(url), _clock(url)]
+
+
+def _additions(url: str) -> Finding:
+    """Whether the queues have the trigger and the index of this package; they work without."""
+    name = "queues"
+    try:
+        lacking = queues_without_additions(url)
+    except BackendError as error:
+        return Finding(False, name, f"They cannot be looked at: {error}", "Try again.")
+    if not lacking:
+        return Finding(True, name, "Workers hear of each run that is due.")
+    some = ", ".join(repr(queue) for queue in lacking[:3]) + (", ..." if lacking[3:] else "")
+    return Finding(
+        True,
+        name,
+        f"{some}: without our trigger or index, workers only poll, and a claim slows down with "
+        "the backlog. As the owner of the tables: contimg db init",
+    )
 
 
 def _clock(url: str) -> Finding:

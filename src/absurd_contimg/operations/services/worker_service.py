@@ -193,7 +193,7 @@ async def serve(
             for number in stop_signals():
                 loop.add_signal_handler(number, _stop, state)
             _log.info("worker %s on queue %s", settings.worker_id, ", ".join(served))
-            async with reported(reporter, manager):
+            async with reported(reporter, manager), backend.listening(*workers):
                 try:
                     await run_workers(workers, until_idle)
                 except Standstill as reason:
