@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 from typing_extensions import override
 
 from absurd_contimg.backends.postgres.columns import selected
+from absurd_contimg.backends.postgres.combined_calls import CombinedCalls
 from absurd_contimg.backends.postgres.connections import CONNECT_SECONDS, Connections
 from absurd_contimg.backends.postgres.queue_additions import ADD
 from absurd_contimg.backends.postgres.queue_listener import listening
@@ -64,6 +65,18 @@ class PostgresBackend(Backend):
         self._url = url
         self._database = Connections(url, pool_max_size, recover, connect_seconds)
         self._queries = TaskQueries(self._database)
+        self._saves = CombinedCalls(
+            self._database,
+            "set_task_checkpoint_state",
+            ("text", "uuid", "text", "jsonb", "uuid", "integer"),
+        )
+        self._completions = CombinedCalls(self._database, "complete_run", ("text", "uuid", "jsonb"))
+        self._loads = CombinedCalls(
+            self._database,
+            "get_task_checkpoint_states",
+            ("text", "uuid", "uuid"),
+            selected(Checkpoint),
+        )
 
     async def open(self) -> Self:
         """Connect; raise `BackendUnavailable`, or `SchemaMissing` if there is no such schema."""
@@ -226,9 +239,8 @@ class PostgresBackend(Backend):
     async def get_task_checkpoint_states(
         self, queue_name: str, task_id: UUID, run_id: UUID
     ) -> list[Checkpoint]:
-        return await self._database.rows_of(
-            Checkpoint, "get_task_checkpoint_states", queue_name, task_id, run_id
-        )
+        rows = await self._loads(queue_name, task_id, run_id)
+        return [Checkpoint(*row) for row in rows]
 
     @override
     async def create_queue(
@@ -263,7 +275,7 @@ class PostgresBackend(Backend):
 
     @override
     async def complete_run(self, queue_name: str, run_id: UUID, state: Json = None) -> None:
-        await self._database.call("complete_run", queue_name, run_id, Jsonb(state))
+        await self._completions(queue_name, run_id, Jsonb(state))
 
     @override
     async def schedule_run(self, queue_name: str, run_id: UUID, wake_at: datetime) -> None:
@@ -326,8 +338,8 @@ class PostgresBackend(Backend):
         owner_run: UUID,
         extend_claim_by: int | None = None,
     ) -> None:
-        arguments = (queue_name, task_id, step_name, Jsonb(state), owner_run, extend_claim_by)
-        await self._database.call("set_task_checkpoint_state", *arguments)
+        written = (queue_name, task_id, step_name, Jsonb(state), owner_run, extend_claim_by)
+        await self._saves(*written)
 
     @override
     async def await_event(
