@@ -12,6 +12,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from absurd_contimg.backends.postgres.schema import install_schema
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 
-TASKS = 150
+TASKS = 300
 STEPS = 5
 ROUNDS = 3
 STARTS = 40
@@ -47,25 +48,28 @@ async def step() -> dict[str, int]:
     return {"value": 1}
 
 
-def registry() -> TaskRegistry:
+def registry(steps: int) -> TaskRegistry:
     tasks = TaskRegistry()
 
     @tasks.register_task("work")
-    async def work(ctx: Any, _params: Any) -> None:
-        for number in range(STEPS):
+    async def work(_params: Any, ctx: Any) -> None:
+        for number in range(steps):
             await ctx.step(f"step {number}", step)
 
     return tasks
 
 
-async def ours(url: str, queue: str, concurrency: int) -> float:
+async def ours(url: str, queue: str, concurrency: int, steps: int = STEPS) -> float:
     """Tasks a second."""
     async with PostgresBackend(url) as backend:
         await fill(backend, queue)
-        worker = Worker(backend, registry(), WorkerSettings(queue, "w", concurrency=concurrency))
+        settings = WorkerSettings(queue, "w", concurrency=concurrency)
+        worker = Worker(backend, registry(steps), settings)
         began = time.perf_counter()
         await worker.run(until_idle=True)
-        return TASKS / (time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        assert (await backend.queue_stats(queue)).tasks_by_state == {"completed": TASKS}
+        return TASKS / seconds
 
 
 async def sdk(url: str, queue: str, batch: int) -> float:
@@ -93,6 +97,7 @@ def test_tasks_of_five_steps_beside_absurd_sdk(url: str) -> None:
     kinds = {
         "one at a time": ((ours, 1), (sdk, 1)),
         "8 slots; batches of 50": ((ours, 8), (sdk, 50)),
+        "50 slots; batches of 50": ((ours, 50), (sdk, 50)),
     }
     print()
     for name, pair in kinds.items():
@@ -115,7 +120,7 @@ async def starts(url: str) -> list[float]:
     tasks = TaskRegistry()
 
     @tasks.register_task("work")
-    async def work(_ctx: Any, _params: Any) -> None:
+    async def work(_params: Any, _ctx: Any) -> None:
         delays.append(time.perf_counter() - spawned_at)
         started.set()
 
@@ -133,6 +138,55 @@ async def starts(url: str) -> list[float]:
             worker.stop()
             await running
     return delays
+
+
+async def starts_with_many(url: str, workers: int, listen: bool) -> tuple[list[float], float]:
+    """Seconds from spawn to start with so many idle workers, and their claims a second."""
+    queue, spawned_at, delays = f"many_{listen}", 0.0, asyncio.Queue[float]()
+    tasks = TaskRegistry()
+
+    @tasks.register_task("work")
+    async def work(_params: Any, _ctx: Any) -> None:
+        delays.put_nowait(time.perf_counter() - spawned_at)
+
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(PostgresBackend(url))
+        await client.create_queue(queue)
+        made = []
+        for number in range(workers):
+            if number % 4 == 0:
+                shared = PostgresBackend(url, pool_max_size=2)
+                backend = await stack.enter_async_context(shared)
+            worker = Worker(backend, tasks, WorkerSettings(queue, f"w{number}"))
+            if listen:
+                await stack.enter_async_context(backend.listening(worker))
+            made.append(worker)
+        running = [asyncio.create_task(worker.run()) for worker in made]
+        await asyncio.sleep(5.0)
+        before, began = sum(worker.activity.claims_tried for worker in made), time.perf_counter()
+        seconds = []
+        for _ in range(STARTS):
+            spawned_at = time.perf_counter()
+            await client.spawn_task(queue, "work", None)
+            seconds.append(await delays.get())
+            await asyncio.sleep(0.25)
+        claims = sum(worker.activity.claims_tried for worker in made) - before
+        rate = claims / (time.perf_counter() - began)
+        for worker in made:
+            worker.stop()
+        await asyncio.gather(*running)
+    return seconds, rate
+
+
+def test_spawn_to_start_with_a_hundred_idle_workers(url: str) -> None:
+    print()
+    for listen in (False, True):
+        delays, rate = asyncio.run(starts_with_many(url, 100, listen))
+        cuts = statistics.quantiles(delays, n=20)
+        figures = f"p50 {cuts[9] * 1000:.0f} ms, p95 {cuts[18] * 1000:.0f} ms"
+        print(
+            f"{'signalled' if listen else 'polls alone':12} {figures}, {rate:.0f} claims a second"
+        )
 
 
 def test_spawn_to_start_on_an_idle_queue(url: str) -> None:
