@@ -92,7 +92,7 @@ def test_plan_shows_what_runs_and_what_depends_on_it_and_spawns_nothing(
     assert json.loads(contimg("batch", "status", "--json")) == []
     assert QUEUE not in contimg("queue", "list")
     assert "is no time" in contimg("reprocess", "plan", "--since", "soon", refused=True)
-    assert "verdict = 'fine'" in contimg("reprocess", "plan", "--verdict", "fine", refused=True)
+    assert "verdict is 'fine'" in contimg("reprocess", "plan", "--verdict", "fine", refused=True)
 
 
 def test_batch_is_started_paused_resumed_and_cancelled_with_its_running_task(
