@@ -6,12 +6,12 @@ import asyncio
 import hashlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,6 +19,7 @@ from uuid import UUID
 import psycopg
 import pytest
 from committed_products import committed_products
+from forked_programs import ForkedProcess
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.core.records import History
@@ -27,6 +28,7 @@ from absurd_contimg.products.manifest import MANIFEST_NAME
 from absurd_contimg.products.store import verify
 
 sys.path.append(str(Path(__file__).parent))
+import fault_worker
 from fault_stages import MAGIC, SECONDS, STAGES, parameters
 from fault_worker import QUEUE
 
@@ -55,7 +57,7 @@ class Site:
     url: str
     deadline_seconds: float = 30.0
     """Of each stage; long enough for a loaded machine, shortened where a stage shall hang."""
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: list[ForkedProcess] = field(default_factory=list)
     task_id: UUID | None = None
 
     def __post_init__(self) -> None:
@@ -71,23 +73,10 @@ class Site:
         path = self.root / "control" / "stage_log"
         return path.read_text().splitlines() if path.exists() else []
 
-    def worker(self, name: str = "worker-1", url: str | None = None) -> subprocess.Popen[bytes]:
+    def worker(self, name: str = "worker-1", url: str | None = None) -> ForkedProcess:
         """Start a worker process."""
-        script = Path(__file__).parent / "fault_worker.py"
-        with (self.root / "worker.log").open("ab") as output:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    str(script),
-                    str(self.root),
-                    url or self.url,
-                    name,
-                    str(self.deadline_seconds),
-                ],
-                stdout=output,
-                stderr=output,
-                stdin=subprocess.DEVNULL,
-            )
+        worker = partial(fault_worker.run, self.root, url or self.url, name, self.deadline_seconds)
+        process = ForkedProcess(worker, os.environ, self.root / "worker.log")
         self.workers.append(process)
         return process
 

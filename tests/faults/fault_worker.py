@@ -1,4 +1,4 @@
-"""A worker process on the small pipeline: ``fault_worker.py ROOT URL WORKER_ID DEADLINE_SECONDS``.
+"""A worker process on the small pipeline.
 
 Everything in it is the production code, with short times: a lease of 3 s, and whatever deadline a
 stage is given.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -90,6 +89,7 @@ async def main(root: Path, url: str, worker_id: str, deadline_seconds: float) ->
             await worker.run()
 
 
-if __name__ == "__main__":
+def run(root: Path, url: str, worker_id: str, deadline_seconds: float) -> None:
+    """All of a worker process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4])))
+    asyncio.run(main(root, url, worker_id, deadline_seconds))

@@ -76,10 +76,13 @@ def run_program(
 def run_pytest(
     arguments: Sequence[str], environment: Mapping[str, str], folder: Path | None = None
 ) -> Ended:
-    """Run pytest with these arguments, as in a project of its own."""
+    """Run pytest with these arguments, as in a project of its own.
+
+    Without the plugin of zarr: its markers would be refused, as this session has none of that name.
+    """
 
     def run() -> None:
-        sys.exit(pytest.main([*arguments, "-p", "no:cacheprovider"]))
+        sys.exit(pytest.main([*arguments, "-p", "no:cacheprovider", "-p", "no:zarr"]))
 
     return run_forked(run, environment, folder)
 
@@ -119,6 +122,50 @@ def run_forked(
     if status is None:
         raise subprocess.TimeoutExpired("a fork", timeout, *texts)
     return subprocess.CompletedProcess("a fork", os.waitstatus_to_exitcode(status), *texts)
+
+
+class ForkedProcess:
+    """A function in a fork that goes on beside the test, with the methods of `subprocess.Popen`."""
+
+    def __init__(
+        self, run: Callable[[], object], environment: Mapping[str, str], output: Path
+    ) -> None:
+        """Start it; what it prints is added to the file `output`."""
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.pid = os.fork()
+        if self.pid == 0:
+            _run(run, environment, None, file, file)
+        os.close(file)
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, negative after a signal; None while it runs."""
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def wait(self, timeout: float = 200.0) -> int:
+        """Its exit code; raises `subprocess.TimeoutExpired`."""
+        give_up = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > give_up:
+                raise subprocess.TimeoutExpired("a fork", timeout)
+            time.sleep(_LOOKS_SECONDS)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
 
 
 def _wait(child: int, timeout: float) -> int | None:
