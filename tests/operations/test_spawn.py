@@ -35,7 +35,7 @@ def settings(tmp_path: Path) -> Settings:
     (incoming / "catalog.csv").write_text("name\n")
     for subband in range(16):
         path = incoming / f"2025-01-15T10:00:0{subband % 3}_sb{subband:02d}.hdf5"
-        path.touch()
+        path.write_text("of another format")  # nobody can be writing an HDF5 file there
         os.utime(path, (_LONG_AGO, _LONG_AGO))
     folders = {name: tmp_path / name.removesuffix("_dir") for name in ("state_dir", "scratch_dir")}
     return load_settings(

@@ -61,7 +61,7 @@ def opened(path: Path) -> Iterator[Any]:
 def _unreadable(path: Path, error: Exception) -> InputError:
     """Why a file does not open: its writer is at work, has died, or the file is damaged."""
     is_marked = "h5clear" in str(error)
-    if _may_grow(path) and _begins_as_hdf5(path):
+    if _begins_as_hdf5(path) and _may_grow(path):
         state = "open for writing" if is_marked else "not whole yet"
         return UnfinishedInputError(
             f"{path} is {state} ({error}).",
