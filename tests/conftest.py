@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import itertools
 import os
 import sys
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+import typer.testing
 from small_disk import mounted
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
@@ -36,8 +39,14 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatabl
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# It comes from an option in pyproject.toml, and is not for what other projects' pytest loads.
+os.environ.pop("PYTEST_DISABLE_PLUGIN_AUTOLOAD", None)
+
 # Else pydantic reads the metadata of every installed package in each process that a test starts.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+# Typer builds all commands again at each call: a third of a short command, a thousand times.
+typer.testing._get_command = functools.cache(typer.testing._get_command)  # type: ignore[assignment]
 
 LONGEST_FILES = (
     "end_to_end/test_pipeline.py",
@@ -132,3 +141,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if missing:
         raise pytest.UsageError(f"LONGEST_FILES in tests/conftest.py names {missing}")
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: no collection of garbage, here or in a fork, looks at it again.
+
+    There are a million objects, and `explore_crashes` collects at its end.
+    """
+    gc.freeze()
