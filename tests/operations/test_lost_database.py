@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sqlite3
 from contextlib import closing
@@ -50,6 +51,7 @@ def test_lost_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr(doctor, "stage_software", lambda _folders: [])
     assert contimg(tmp_path, "db", "init").exit_code == 0
+    Database(load_settings(options(tmp_path), environment={}).registry_url).close()
     assert contimg(tmp_path, "--queue", "another", "db", "init").exit_code == 0
     backup = tmp_path / "state" / "backups" / "1"
     assert contimg(tmp_path, "backup", str(backup)).exit_code == 0
@@ -70,7 +72,11 @@ def test_lost_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         findings = contimg(tmp_path, "doctor")
         assert findings.exit_code == 1
         assert "The database of this site is gone" in findings.output
-        assert contimg(tmp_path, "restore", str(backup), "--force").exit_code == 0
+        restored = contimg(tmp_path, "restore", str(backup), "--force")
+        assert restored.exit_code == 0
+        advice = restored.output.partition("Then: contimg ")[2]
+        followed = CliRunner().invoke(app, shlex.split(advice))  # as it is printed
+        assert followed.exit_code == 0, (advice, followed.output)
         assert "another" in contimg(tmp_path, "queue", "list").output
     finally:
         server.stop()

@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
@@ -34,7 +35,7 @@ from absurd_contimg.operations.console import (
     jsonable,
 )
 from absurd_contimg.operations.log_stream import QueuedStream
-from absurd_contimg.secrets import has_password
+from absurd_contimg.secrets import has_password, mask
 from absurd_contimg.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Options:
 
     overrides: dict[str, Any]
     assignments: list[str]
+    given: str = ""
+    """The options before the command, as they were given."""
     is_service = False
     """Whether the command is one that a service manager starts: then wrong settings end it with the
     exit code 78 (EX_CONFIG), after which it is not started again."""
@@ -85,6 +88,10 @@ class Options:
     def settings(self, **overrides: Any) -> Settings:
         """The settings; `overrides` come from options of the command and take precedence."""
         return load_settings(self.overrides | overrides, self.assignments)
+
+    def command(self, text: str) -> str:
+        """A command for the same site, to be copied."""
+        return f"contimg {self.given}{text}"
 
 
 state = Options()
@@ -95,6 +102,19 @@ def _option(variable: str, *names: str, file_okay: bool = True, note: str = "") 
     meaning = VARIABLES[variable].help
     text = f"{meaning[0].upper()}{meaning[1:]} ({variable}).{note}"
     return typer.Option(*names, help=text, file_okay=file_okay)
+
+
+def _given_options(context: typer.Context) -> str:
+    """The options with values that stand before the command, each with a space after it."""
+    text = ""
+    for option in context.command.params:
+        source = context.get_parameter_source(str(option.name))
+        is_given = source is not None and source.name == "COMMANDLINE"
+        value = context.params.get(str(option.name))
+        if is_given and not isinstance(value, bool):
+            values = value if isinstance(value, list) else [value]
+            text += "".join(f"{option.opts[0]} {shlex.quote(mask(str(v)))} " for v in values)
+    return text
 
 
 def _show_version(wanted: bool) -> None:
@@ -154,6 +174,7 @@ def _before(
         "config_file": config_file,
     }
     state.assignments = assign or []
+    state.given = _given_options(context)
     state.is_service = context.invoked_subcommand in SERVICES
     interactive = error_console.is_terminal
     stream, log_console = None, error_console

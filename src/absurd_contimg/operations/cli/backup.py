@@ -50,6 +50,7 @@ def restore(
     """
     from absurd_contimg.operations.maintenance import require_stopped, restore_backup
     from absurd_contimg.operations.services import database_url
+    from absurd_contimg.registry.database import exists
 
     settings = state.settings()
     require_stopped(settings.registry_url, datetime.now(UTC))
@@ -59,6 +60,9 @@ def restore(
         folder.absolute(),
         force=force,
     )
-    console.print(
-        message_line(f"Restored as of {restored.created_at}. Then: contimg registry check")
-    )
+    text = f"Restored as of {restored.created_at}."
+    if not (output := settings.pipeline.paths.output_dir).is_dir():
+        text += f" The products are in no backup: put them into {output}."
+    if exists(settings.registry_url):
+        text += f" Then: {state.command('registry check')}"
+    console.print(message_line(text), soft_wrap=True)

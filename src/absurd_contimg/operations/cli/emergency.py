@@ -185,7 +185,8 @@ def _halt(
     if running:
         console.print("Look at their workers: contimg status. A dead worker's lease runs out.")
         raise typer.Exit(1)
-    console.print("Nothing runs. To go on: contimg emergency resume")
+    go_on = state.command("emergency resume")
+    console.print(message_line(f"Nothing runs. To go on: {go_on}"), soft_wrap=True)
     return stopped
 
 

@@ -45,7 +45,8 @@ def pause(
     settings = state.settings()
     name = queue or settings.queue_name
     with_actions(settings, lambda actions: actions.pause_queue(name, reason))
-    console.print(f"Queue {cell(name)} is paused: contimg queue resume {cell(name)}")
+    resume_it = state.command(f"queue resume {name}")
+    console.print(message_line(f"Queue {name} is paused: {resume_it}"), soft_wrap=True)
 
 
 @queue_app.command()
@@ -61,7 +62,8 @@ def resume(queue: _QueueName = None) -> None:
     for pause in others:
         console.print(message_line(f"Not resumed: {pause}."))
     if others:
-        console.print("To resume all of them: contimg emergency resume")
+        text = f"To resume all of them: {state.command('emergency resume')}"
+        console.print(message_line(text), soft_wrap=True)
 
 
 @queue_app.command("list")
