@@ -19,7 +19,7 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.backends.postgres.schema import install_schema
 
 PENDING = 1_000_000
-SPAWNS = 6_000
+SPAWNS = 3_000
 CLIENTS = (1, 8)
 LISTENERS = 5
 ROUNDS = 3

@@ -106,7 +106,7 @@ class Worker:
     polls_ahead: Callable[[float], int] | None = None
     """Called with the poll interval when nothing was claimed: after how many intervals the next
     claim can find something, at least 1. None: always the next one."""
-    due: DueSignal | None = None
+    due_signal: DueSignal | None = None
     """Ends the pause between two polls early; None: it only polls."""
     retry_hook: RetryHook | None = None
     on_failure: OnFailure | None = None
@@ -151,8 +151,8 @@ class Worker:
         try:
             await self._recover_orphans(stop)
             while not self._stopping.is_set():
-                if self.due is not None:
-                    self.due.before_claim()
+                if self.due_signal is not None:
+                    self.due_signal.before_claim()
                 with self.activity.claiming():
                     claimed = await self._claim(until_idle)
                 self.runs_begun += len(claimed)
@@ -264,12 +264,12 @@ class Worker:
         """Wait for a free slot, the next poll, a signal that a run may be due, or `stop`."""
         full = len(self._runs) >= self.settings.concurrency
         waits: set[asyncio.Future[Any]] = {stop, *self._runs}
-        if self.due is not None and not idle:
-            self.due.has_claimed()
+        if self.due_signal is not None and not idle:
+            self.due_signal.has_claimed()
         if not idle and not full:
             return
-        if self.due is not None and not full and not self._claims_refused:
-            waits.add(self.due.due)
+        if self.due_signal is not None and not full and not self._claims_refused:
+            waits.add(self.due_signal.due)
         polls = not full or bool(self._lost) or until_idle
         timeout = self._poll_seconds() if polls else None
         if timeout is not None and self.polls_ahead is not None and not self._lost:

@@ -39,11 +39,13 @@ async def listening(url: str, workers: Sequence[Worker]) -> AsyncIterator[None]:
     """Signal the workers of these queues in the meantime."""
     signals = {worker.settings.queue_name: DueSignal() for worker in workers}
     for worker in workers:
-        worker.due = signals[worker.settings.queue_name]
+        worker.due_signal = signals[worker.settings.queue_name]
     listener = asyncio.create_task(_listen_always(url, signals), name="queue listener")
     try:
         yield
     finally:
+        for worker in workers:
+            worker.due_signal = None
         listener.cancel()
         await asyncio.wait({listener})
 
