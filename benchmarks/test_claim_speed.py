@@ -19,8 +19,8 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.backends.postgres.schema import install_schema
 
 PENDING = 1_000_000
-SPAWNS = 3_000
-CLIENTS = (1, 8)
+SPAWNS = {1: 1_000, 8: 6_000}
+"""By the number of clients."""
 LISTENERS = 5
 ROUNDS = 3
 
@@ -46,7 +46,7 @@ def spawns_a_second(url: str, queue: str, clients: int) -> float:
 
     def spawn() -> None:
         with psycopg.connect(url, autocommit=True) as connection:
-            for _ in range(SPAWNS // clients):
+            for _ in range(SPAWNS[clients] // clients):
                 connection.execute(
                     "select absurd.spawn_task(%s, 'work', '{}'::jsonb, '{}'::jsonb)", (queue,)
                 )
@@ -57,12 +57,12 @@ def spawns_a_second(url: str, queue: str, clients: int) -> float:
         thread.start()
     for thread in threads:
         thread.join()
-    return SPAWNS / (time.perf_counter() - began)
+    return SPAWNS[clients] / (time.perf_counter() - began)
 
 
 def test_a_burst_of_spawns(url: str) -> None:
     print()
-    for clients in CLIENTS:
+    for clients in SPAWNS:
         for _ in range(ROUNDS):
             rates = [spawns_a_second(url, queue, clients) for queue in ("plain", "ours")]
             listeners = [psycopg.connect(url, autocommit=True) for _ in range(LISTENERS)]
