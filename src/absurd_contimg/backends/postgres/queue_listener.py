@@ -62,6 +62,8 @@ async def _listen_always(url: str, signals: Mapping[str, DueSignal]) -> None:
                 await _listen(connection, signals)
             finally:
                 connection.abandon()
+                if connection.cancellations:
+                    await asyncio.wait(connection.cancellations)
         except (psycopg.Error, BackendError, TimeoutError) as error:
             _log.info("nothing is heard of the queues, the workers only poll: %s", described(error))
         await asyncio.sleep(_PAUSE_SECONDS)
