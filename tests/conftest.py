@@ -143,9 +143,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
-def pytest_collection_finish() -> None:
-    """What is imported stays: no collection of garbage, here or in a fork, looks at it again.
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported stays: no search for garbage, here or in a fork, goes through it.
 
-    There are a million objects, and `explore_crashes` collects at its end.
+    There are a million objects, and `explore_crashes` makes such a search at its end.
     """
-    gc.freeze()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
