@@ -100,7 +100,9 @@ def test_row_of_another_version_is_told(tmp_path: Path, column: str, value: str)
     write(registry)
     with sqlite3.connect(path) as connection:
         connection.execute(f"update observation_groups set {column} = {value}")
-    with pytest.raises(RegistryAwayError, match=r"has a row that cannot be read: .* Use the"):
+    with pytest.raises(
+        RegistryAwayError, match=rf"cannot be read: .*row G, column {column}: .* Use the"
+    ):
         IngestionTables(registry.database).groups_between("A", "Z")
 
 

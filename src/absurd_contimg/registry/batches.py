@@ -13,6 +13,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import Base, row_values
+from absurd_contimg.registry.stored_types import IsoTime, StoredState
 
 
 class BatchState(StrEnum):
@@ -43,10 +44,10 @@ class BatchRow(Base):
     __tablename__ = "batches"
     batch_id: Mapped[str] = mapped_column(primary_key=True)
     kind: Mapped[str]
-    state: Mapped[str] = mapped_column(index=True)
+    state: Mapped[str] = mapped_column(StoredState(BatchState), index=True)
     queue: Mapped[str]
     parameters: Mapped[dict[str, Any]]
-    created_at: Mapped[str]
+    created_at: Mapped[IsoTime]
     reason: Mapped[str | None]
 
 
@@ -57,7 +58,7 @@ class BatchItemRow(Base):
     batch_id: Mapped[str] = mapped_column(ForeignKey(BatchRow.batch_id), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     name: Mapped[str]
-    state: Mapped[str]
+    state: Mapped[str] = mapped_column(StoredState(ItemState))
     task_id: Mapped[str | None]
     params: Mapped[dict[str, Any]]
     __table_args__ = (Index("ix_batch_items_batch_id_state", "batch_id", "state", "position"),)

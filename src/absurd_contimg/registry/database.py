@@ -41,6 +41,7 @@ from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.manifest import relocated
 from absurd_contimg.registry.column_values import column_json
 from absurd_contimg.registry.models import LAST_SCHEMA_VERSION, SchemaVersion
+from absurd_contimg.registry.stored_types import unreadable_row
 from absurd_contimg.secrets import is_plain_path, mask
 
 _BUSY_SECONDS = 10.0
@@ -165,13 +166,32 @@ class Database:
             if getattr(error.orig, "sqlstate", None) in _TOO_LONG:
                 text = f"A text is too long for the registry {self._place}: {error.orig}."
                 raise ValueError(text) from error
-            raise self._named(error.orig) from error
-        except ValueError as error:  # a state, time or JSON of another version, or of somebody else
-            raise RegistryAwayError(
-                self._place,
-                f"The registry {self._place} has a row that cannot be read: {error}.",
-                "Use the version of the package that wrote it, or correct the row.",
-            ) from error
+            is_value = "Could not decode" in str(error.orig)
+            unreadable = self._unreadable_row() if is_value else None
+            raise unreadable or self._named(error.orig) from error
+        except (ValueError, TypeError, LookupError) as error:
+            unreadable = self._unreadable_row()
+            if unreadable is None:
+                raise
+            raise unreadable from error
+
+    def _unreadable_row(self) -> RegistryAwayError | None:
+        """For a row of another version, or of somebody else, if there is one."""
+        from absurd_contimg.registry.tables import METADATA  # noqa: PLC0415 - they import this
+
+        options = self._engine.execution_options(**{_READ_ONLY: True})
+        try:
+            with options.connect() as connection:
+                row = unreadable_row(connection, METADATA)
+        except DBAPIError as error:
+            row = f"{error.orig}" if "Could not decode" in str(error.orig) else ""
+        if not row:
+            return None
+        return RegistryAwayError(
+            self._place,
+            f"The registry {self._place} has a row that cannot be read: {row}.",
+            "Use the version of the package that wrote it, or correct the row.",
+        )
 
     def _named(self, error: BaseException | None) -> AwayError:
         text = f"The registry {self._place} cannot be used: {error}."

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, cast, delete, func, select
+from sqlalchemy import cast, delete, func, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import Base, row_values
+from absurd_contimg.registry.stored_types import StoredBigInteger, UnixSeconds
 
 
 class DiskSampleRow(Base):
@@ -17,7 +18,7 @@ class DiskSampleRow(Base):
     __tablename__ = "disk_samples"
     host: Mapped[str] = mapped_column(primary_key=True)
     folder: Mapped[str] = mapped_column(primary_key=True)
-    at: Mapped[float] = mapped_column(primary_key=True)
+    at: Mapped[UnixSeconds] = mapped_column(primary_key=True)
     free_bytes: Mapped[float]
     total_bytes: Mapped[float]
     free_inodes: Mapped[float | None]
@@ -72,7 +73,7 @@ def thinned_samples(
 
     Enough for a rate, and few rows however often and by however many workers samples are taken.
     """
-    bucket = cast(DiskSampleRow.at / bucket_seconds, BigInteger)
+    bucket = cast(DiskSampleRow.at / bucket_seconds, StoredBigInteger)
     last = (
         select(DiskSampleRow.host, DiskSampleRow.folder, func.max(DiskSampleRow.at).label("at"))
         .where(DiskSampleRow.at >= since)

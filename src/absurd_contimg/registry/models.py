@@ -12,20 +12,19 @@ from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Dialect,
-    Double,
     ForeignKey,
     Index,
     MetaData,
-    String,
-    TypeDecorator,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from typing_extensions import override
 
-from absurd_contimg.registry.column_values import column_text
+from absurd_contimg.registry.stored_types import (
+    TYPES,
+    IsoTime,
+    Mjd,
+    StoredBigInteger,
+    StoredState,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -75,33 +74,11 @@ class FileState(StrEnum):
     """It is no longer on disk."""
 
 
-class StoredText(TypeDecorator[str]):
-    """Text that both databases hold: NUL and half surrogate pairs become escapes.
-
-    Postgres takes neither, SQLite takes NUL. They come from outside (names, errors of programs,
-    bytes of file names that are no UTF-8), and a record that cannot be written is worse.
-    """
-
-    impl = String
-    cache_ok = True
-
-    @override
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is None or (value.isascii() and "\0" not in value):
-            return value
-        return column_text(value)
-
-
 class Base(DeclarativeBase):
     """Of all tables."""
 
     metadata = MetaData()
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own idiom
-        str: StoredText,
-        float: Double,  # of 2.0 too: from 2.1 on it is the default
-        dict[str, Any]: JSON,
-        list[dict[str, Any]]: JSON,
-    }
+    type_annotation_map = TYPES
 
 
 def row_values(record: DataclassInstance) -> dict[str, Any]:
@@ -126,19 +103,22 @@ class ObservationGroup(Base):
 
     __tablename__ = "observation_groups"
     group_id: Mapped[str] = mapped_column(primary_key=True)
-    status: Mapped[str]
+    status: Mapped[str] = mapped_column(StoredState(GroupStatus))
     reason: Mapped[str | None]
-    mid_mjd: Mapped[float | None] = mapped_column(index=True)
+    mid_mjd: Mapped[Mjd | None] = mapped_column(index=True)
     """From a file's header or else the Measurement Set, as the declination; None: not known yet."""
     declination_deg: Mapped[float | None]
     """Apparent declination of the strip."""
     ingest_state: Mapped[str] = mapped_column(
-        default=IngestState.CLOSED.value, server_default=IngestState.CLOSED.value, index=True
+        StoredState(IngestState),
+        default=IngestState.CLOSED.value,
+        server_default=IngestState.CLOSED.value,
+        index=True,
     )
     closed_reason: Mapped[str | None]
     n_subbands: Mapped[int | None]
     """Accepted at closing."""
-    closed_at: Mapped[str | None]
+    closed_at: Mapped[IsoTime | None]
     files_version: Mapped[int] = mapped_column(default=1, server_default="1")
     """Counts up when a closed group is opened again for changed or late files."""
     task_id: Mapped[str | None]
@@ -153,18 +133,21 @@ class SubbandFile(Base):
     path: Mapped[str] = mapped_column(primary_key=True)
     group_id: Mapped[str] = mapped_column(ForeignKey(ObservationGroup.group_id), index=True)
     subband: Mapped[int]
-    timestamp_seconds: Mapped[int] = mapped_column(BigInteger, index=True)
+    timestamp_seconds: Mapped[int] = mapped_column(StoredBigInteger, index=True)
     """Unix time of the timestamp in its name."""
-    size: Mapped[int | None] = mapped_column(BigInteger)
+    size: Mapped[int | None] = mapped_column(StoredBigInteger)
     """Bytes; None, as the time, for files of earlier versions."""
-    mtime_ns: Mapped[int | None] = mapped_column(BigInteger)
+    mtime_ns: Mapped[int | None] = mapped_column(StoredBigInteger)
     state: Mapped[str] = mapped_column(
-        default=FileState.WHOLE.value, server_default=FileState.WHOLE.value, index=True
+        StoredState(FileState),
+        default=FileState.WHOLE.value,
+        server_default=FileState.WHOLE.value,
+        index=True,
     )
     reason: Mapped[str | None]
-    first_seen: Mapped[str | None]
+    first_seen: Mapped[IsoTime | None]
     """ISO 8601, UTC."""
-    unchanged_since: Mapped[str | None]
+    unchanged_since: Mapped[IsoTime | None]
     """The first look that gave this size and time."""
 
 
@@ -179,10 +162,10 @@ class Product(Base):
     """A group, or for mosaics and their photometry a window."""
     folder: Mapped[str]
     outputs: Mapped[dict[str, Any]]
-    created_at: Mapped[str]
+    created_at: Mapped[IsoTime]
     attempt: Mapped[str]
     host: Mapped[str]
-    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    size_bytes: Mapped[int] = mapped_column(StoredBigInteger)
     __table_args__ = (Index("ix_products_stage_group_id", "stage", "group_id"),)
 
 
@@ -194,14 +177,14 @@ class MeasurementSetRow(Base):
     product_key: Mapped[str] = mapped_column(ForeignKey(Product.key), index=True)
     group_id: Mapped[str] = mapped_column(ForeignKey(ObservationGroup.group_id), index=True)
     kind: Mapped[str]
-    start_mjd: Mapped[float]
-    mid_mjd: Mapped[float]
-    end_mjd: Mapped[float]
+    start_mjd: Mapped[Mjd]
+    mid_mjd: Mapped[Mjd]
+    end_mjd: Mapped[Mjd]
     ra_deg: Mapped[float]
     dec_deg: Mapped[float]
     declination_deg: Mapped[float]
     """Apparent declination of the strip."""
-    n_rows: Mapped[int] = mapped_column(BigInteger)
+    n_rows: Mapped[int] = mapped_column(StoredBigInteger)
     n_channels: Mapped[int]
     flagged_fraction: Mapped[float]
 
@@ -217,13 +200,13 @@ class CaltableSetRow(Base):
     calibrator: Mapped[str]
     refant: Mapped[str]
     declination_deg: Mapped[float]
-    mid_mjd: Mapped[float] = mapped_column(index=True)
-    valid_start_mjd: Mapped[float]
-    valid_end_mjd: Mapped[float]
+    mid_mjd: Mapped[Mjd] = mapped_column(index=True)
+    valid_start_mjd: Mapped[Mjd]
+    valid_end_mjd: Mapped[Mjd]
     status: Mapped[str]
     """``active`` or ``retired``."""
     retired_reason: Mapped[str | None]
-    created_at: Mapped[str]
+    created_at: Mapped[IsoTime]
     quality: Mapped[dict[str, Any]]
 
 

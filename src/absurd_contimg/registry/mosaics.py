@@ -24,6 +24,7 @@ from absurd_contimg.registry.models import (
     ValidationRow,
 )
 from absurd_contimg.registry.removed_products import removed_text
+from absurd_contimg.registry.stored_types import Mjd, StoredState
 
 
 class MosaicTier(StrEnum):
@@ -42,9 +43,9 @@ class MosaicRow(Base):
     __tablename__ = "mosaics"
     product_key: Mapped[str] = mapped_column(ForeignKey(Product.key), primary_key=True)
     window_id: Mapped[str] = mapped_column(index=True)
-    tier: Mapped[str]
+    tier: Mapped[str] = mapped_column(StoredState(MosaicTier))
     folder: Mapped[str]
-    mid_mjd: Mapped[float] = mapped_column(index=True)
+    mid_mjd: Mapped[Mjd] = mapped_column(index=True)
     details: Mapped[dict[str, Any]]
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import Base, row_values
+from absurd_contimg.registry.stored_types import IsoTime
 
 
 class OperatorActionRow(Base):
@@ -16,7 +17,7 @@ class OperatorActionRow(Base):
 
     __tablename__ = "operator_actions"
     action_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    at: Mapped[str]
+    at: Mapped[IsoTime]
     by: Mapped[str]
     source: Mapped[str]
     action: Mapped[str]

@@ -14,6 +14,7 @@ from absurd_contimg.errors import MissingInputError
 from absurd_contimg.registry.database import Database, chunks, patient
 from absurd_contimg.registry.models import Base, ImageRow, Product
 from absurd_contimg.registry.mosaics import MosaicRow
+from absurd_contimg.registry.stored_types import Mjd
 
 PHOTOMETRY_STAGE = "photometry"
 """The name of the stage whose products hold the measurements."""
@@ -27,7 +28,7 @@ class PhotometryRow(Base):
     source: Mapped[str] = mapped_column(primary_key=True)
     group_id: Mapped[str] = mapped_column(index=True)
     """The group of the image, or the window of the mosaic."""
-    mjd: Mapped[float]
+    mjd: Mapped[Mjd]
     ra_deg: Mapped[float]
     dec_deg: Mapped[float]
     flux_jy: Mapped[float]

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.registry.database import Database, patient
 from absurd_contimg.registry.models import Base, Product
+from absurd_contimg.registry.stored_types import IsoTime, StoredState
 
 
 class PublicationState(StrEnum):
@@ -37,12 +38,12 @@ class PublicationRow(Base):
     product_key: Mapped[str] = mapped_column(primary_key=True)
     kind: Mapped[str]
     """The stage that made the product."""
-    state: Mapped[str] = mapped_column(index=True)
+    state: Mapped[str] = mapped_column(StoredState(PublicationState), index=True)
     source: Mapped[str]
     destination: Mapped[str]
     attempts: Mapped[int]
     reason: Mapped[str | None]
-    published_at: Mapped[str | None]
+    published_at: Mapped[IsoTime | None]
 
 
 @dataclass(frozen=True, slots=True)

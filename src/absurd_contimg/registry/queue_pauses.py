@@ -12,6 +12,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import Base, row_values
+from absurd_contimg.registry.stored_types import IsoTime
 
 
 class QueuePauseRow(Base):
@@ -20,7 +21,7 @@ class QueuePauseRow(Base):
     __tablename__ = "queue_pauses"
     queue: Mapped[str] = mapped_column(primary_key=True)
     reason: Mapped[str]
-    since: Mapped[str]
+    since: Mapped[IsoTime]
     by: Mapped[str]
     ends_running: Mapped[bool] = mapped_column(default=False, server_default=false())
 

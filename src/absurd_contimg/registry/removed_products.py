@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import BigInteger, delete, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from absurd_contimg.registry.database import Database, chunks
 from absurd_contimg.registry.models import Base
+from absurd_contimg.registry.stored_types import IsoTime, StoredBigInteger
 
 REMOVED_FILE = "removed by retention on "
 """How the reason of a raw file begins that retention has removed."""
@@ -24,8 +25,8 @@ class RemovedProductRow(Base):
     stage: Mapped[str] = mapped_column(index=True)
     group_id: Mapped[str] = mapped_column(index=True)
     folder: Mapped[str]
-    size_bytes: Mapped[int] = mapped_column(BigInteger)
-    removed_at: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(StoredBigInteger)
+    removed_at: Mapped[IsoTime]
     reason: Mapped[str]
 
 

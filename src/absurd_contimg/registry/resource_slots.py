@@ -13,6 +13,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import Base
+from absurd_contimg.registry.stored_types import UnixSeconds
 
 _CLOCKS = {
     "postgresql": "select extract(epoch from clock_timestamp())::double precision",
@@ -28,9 +29,9 @@ class ResourceSlotRow(Base):
     resource: Mapped[str] = mapped_column(primary_key=True)
     holder: Mapped[str] = mapped_column(primary_key=True)
     taken: Mapped[bool]
-    since: Mapped[float]
+    since: Mapped[UnixSeconds]
     """Unix seconds, as the end: when it was taken, or when the wait began."""
-    expires_at: Mapped[float]
+    expires_at: Mapped[UnixSeconds]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, delete, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import Base, row_values
+from absurd_contimg.registry.stored_types import IsoTime, StoredBigInteger, StoredState
 
 
 class ScheduleKind(StrEnum):
@@ -35,12 +36,12 @@ class ScheduleRow(Base):
 
     __tablename__ = "schedules"
     name: Mapped[str] = mapped_column(primary_key=True)
-    kind: Mapped[str]
+    kind: Mapped[str] = mapped_column(StoredState(ScheduleKind))
     spec: Mapped[str]
     action: Mapped[dict[str, Any]]
     catch_up: Mapped[str]
-    last_slot: Mapped[int | None] = mapped_column(BigInteger)
-    last_run: Mapped[str | None]
+    last_slot: Mapped[int | None] = mapped_column(StoredBigInteger)
+    last_run: Mapped[IsoTime | None]
     outcome: Mapped[str | None]
 
 

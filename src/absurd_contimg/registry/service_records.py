@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import Base, row_values
+from absurd_contimg.registry.stored_types import StoredState, UnixSeconds
 
 RENEWAL_SECONDS = 15.0
 """How often a living process renews its record."""
@@ -38,15 +39,15 @@ class ServiceRow(Base):
     """A process."""
 
     __tablename__ = "service_records"
-    kind: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(StoredState(ServiceKind), primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)
     host: Mapped[str]
     pid: Mapped[int]
     version: Mapped[str]
     queues: Mapped[str]
-    started_at: Mapped[float]
-    seen_at: Mapped[float]
-    stopped_at: Mapped[float | None]
+    started_at: Mapped[UnixSeconds]
+    seen_at: Mapped[UnixSeconds]
+    stopped_at: Mapped[UnixSeconds | None]
     activity: Mapped[str]
     problem: Mapped[str]
     clock_offset_seconds: Mapped[float]

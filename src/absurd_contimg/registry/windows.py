@@ -16,6 +16,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import Base, row_values
+from absurd_contimg.registry.stored_types import Mjd, StoredState
 
 
 class WindowState(StrEnum):
@@ -33,9 +34,9 @@ class WindowRow(Base):
 
     __tablename__ = "windows"
     window_id: Mapped[str] = mapped_column(primary_key=True)
-    state: Mapped[str] = mapped_column(index=True)
-    start_mjd: Mapped[float] = mapped_column(index=True)
-    end_mjd: Mapped[float]
+    state: Mapped[str] = mapped_column(StoredState(WindowState), index=True)
+    start_mjd: Mapped[Mjd] = mapped_column(index=True)
+    end_mjd: Mapped[Mjd]
     declination_deg: Mapped[float]
     members: Mapped[list[dict[str, Any]]]
     settings: Mapped[dict[str, Any]]
