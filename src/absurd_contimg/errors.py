@@ -104,6 +104,18 @@ class StorageAwayError(AwayError):
         super().__init__(str(folder), f"The folder {folder} is not there.", "Mount its disk.")
 
 
+class ScratchReplacedError(AwayError):
+    """The folder of a stage was moved, removed or replaced while the stage ran."""
+
+    def __init__(self, folder: Path, now: str) -> None:
+        super().__init__(
+            str(folder),
+            f"The folder {folder} was moved, removed or replaced while a stage worked in it: "
+            f"{now}.",
+            "Put it back, or make scratch anew and restart the worker.",
+        )
+
+
 class DestinationAwayError(AwayError):
     """The folder for publications is not there, full, read-only or does not answer."""
 

@@ -25,6 +25,7 @@ from absurd_contimg.execution.executor import (
     StageTimeout,
 )
 from absurd_contimg.execution.fallback import ONE_THREAD, with_fallbacks
+from absurd_contimg.execution.folder_identity import FolderIdentity
 from absurd_contimg.products.store import load_committed, publish
 from absurd_contimg.workflows.failure_rules import STAGE_RULES
 
@@ -68,6 +69,43 @@ def test_success_leaves_a_sealed_product_in_scratch(tmp_path: Path) -> None:
     manifest = load_committed(report.committed)
     assert [entry.path for entry in manifest.files] == ["table/part", "whole"]
     assert manifest.attempt == "1"
+
+
+@pytest.mark.parametrize(
+    ("do", "now"),
+    [
+        ("move scratch", "it is not there any more"),
+        ("replace scratch", "something else is in its place"),
+        ("link scratch", "something else is in its place, a link to"),
+        ("forge a result", "something else is in its place"),
+    ],
+)
+def test_folder_that_is_replaced_during_a_stage_is_named(tmp_path: Path, do: str, now: str) -> None:
+    """CASA takes it for a damaged table, and another's result must not count."""
+    request = request_for(tmp_path, do)
+    failure = failure_of(request)
+    verdict = Classifier(STAGE_RULES).classify(failure.evidence)
+    assert (verdict.rule_id, verdict.kind) == ("scratch-replaced", FailureKind.TRANSIENT)
+    assert verdict.path == str(request.scratch.parent)
+    assert f"{request.scratch.parent} was moved, removed or replaced" in str(failure)
+    assert now in str(failure)
+
+
+def test_folder_that_is_reached_by_another_path_is_the_same(tmp_path: Path) -> None:
+    """A disk that is mounted elsewhere, with a link where it was."""
+    folder = tmp_path / "scratch" / "owner"
+    folder.mkdir(parents=True)
+    identity = FolderIdentity.of(folder)
+    assert identity.is_same()
+    assert identity.change() is None
+    (tmp_path / "scratch").rename(tmp_path / "elsewhere")
+    assert not identity.is_same()
+    (tmp_path / "scratch").symlink_to(tmp_path / "elsewhere")
+    assert identity.is_same()
+    assert identity.change() == (
+        tmp_path / "scratch",
+        f"something else is in its place, a link to {tmp_path / 'elsewhere'}",
+    )
 
 
 def test_one_thread_is_given_and_noted_after_a_shortage_of_memory(tmp_path: Path) -> None:

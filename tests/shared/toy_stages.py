@@ -180,6 +180,20 @@ def misbehave(how: str, workspace: Workspace) -> None:  # noqa: PLR0912
         free = os.dup(0)
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+    elif how in {"move scratch", "replace scratch", "link scratch", "forge a result"}:
+        owner = workspace.product.parents[1]
+        moved = owner.rename(owner.with_name("moved"))
+        if how == "forge a result":
+            (owner / "attempt").mkdir(parents=True)
+            (owner / "attempt/result.json").write_text(
+                '{"succeeded": true, "outputs": {}, "committed": null, "adopted": true}'
+            )
+            os._exit(0)
+        elif how == "replace scratch":
+            owner.mkdir()
+        elif how == "link scratch":
+            owner.symlink_to(moved.parent)
+        raise RuntimeError("TSM: no array in row 0")
     elif how == "leave with 0":
         os._exit(0)
     elif how == "sys.exit":

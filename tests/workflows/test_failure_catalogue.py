@@ -562,6 +562,7 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "data-quality": lambda g: of_casa(g, "unknown_calibrator"),
     "broken-product": of_stray_file,
     "storage-away": of_folder_that_is_away,
+    "scratch-replaced": lambda g: of_stage(g, "replace scratch", stage=Make),
     "destination-away": plain(publish_on_full_disk),
     "publication-busy": plain(publish_beside_another_process),
     "too-few-tiles": plain(

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from absurd_contimg.core.errors import LeaseLost
 from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import Json
+from absurd_contimg.errors import ScratchReplacedError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import (
     files_at_size_limit,
@@ -31,6 +32,7 @@ from absurd_contimg.execution.disk_reservation import (
     shortage_text,
 )
 from absurd_contimg.execution.fallback import ONE_THREAD, fallbacks_of
+from absurd_contimg.execution.folder_identity import FolderIdentity
 from absurd_contimg.execution.lease_watchdog import MARK, LeaseWatchdog
 from absurd_contimg.execution.logs import death_messages, last_line, severe_messages, trim_log
 from absurd_contimg.execution.output_log import OutputLog
@@ -163,13 +165,14 @@ class IsolatedStageExecutor:
         And `LeaseLost` where the watchdog has killed it, which is no failure of the stage.
         """
         environment = await uninterrupted(self._prepare, request)
+        scratch = FolderIdentity.of(request.scratch)
         clock = asyncio.get_running_loop().time
         started = clock()
         ended = await self._run_process(request, environment)
         lease = request.may_live_until
         if ended[0] == -signal.SIGKILL and lease is not None and lease() <= time.monotonic():
             raise LeaseLost(f"stage {request.stage_name!r} was ended when its lease ran out")
-        return await uninterrupted(self._conclude, request, *ended, clock() - started)
+        return await uninterrupted(self._conclude, request, scratch, *ended, clock() - started)
 
     def _prepare(self, request: StageRequest) -> dict[str, str]:
         """Write the request and make the folders; returns the environment of the process."""
@@ -270,14 +273,22 @@ class IsolatedStageExecutor:
         return False
 
     def _conclude(
-        self, request: StageRequest, exit_code: int, in_time: bool, seconds: float
+        self,
+        request: StageRequest,
+        scratch: FolderIdentity,
+        exit_code: int,
+        in_time: bool,
+        seconds: float,
     ) -> StageReport:
         """Read the result, or raise what logs and exit code say of the failure."""
         trim_log(request.casa_log, self.log_bytes_max)
         result: dict[str, Any] | None = None
-        with contextlib.suppress(FileNotFoundError):  # the process died before it could report
-            result = read_json(request.scratch / RESULT_NAME)
+        if scratch.is_same():
+            with contextlib.suppress(FileNotFoundError):  # the process died before it could report
+                result = read_json(request.scratch / RESULT_NAME)
         if result is None or not result["succeeded"]:
+            if (change := scratch.change()) is not None:
+                raise _in_replaced_folder(request, *change)
             raise _failure(request, exit_code, in_time, result)
         committed = result["committed"]
         has_own = committed is not None and not result["adopted"]
@@ -288,6 +299,13 @@ class IsolatedStageExecutor:
             product=request.scratch / "product" if has_own else None,
             seconds=seconds,
         )
+
+
+def _in_replaced_folder(request: StageRequest, folder: Path, now: str) -> StageFailed:
+    """Whatever CASA made of it; a result that is in such a folder is not believed."""
+    error = ScratchReplacedError(folder, now)
+    text = f"Stage {request.stage_name!r} of attempt {request.attempt} failed: {error}"
+    return StageFailed(text, request, Evidence.of(error))
 
 
 def _failure(

@@ -179,6 +179,14 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         kind=FailureKind.RESOURCE,
     ),
     _own_error(
+        "scratch-replaced",
+        errors.ScratchReplacedError,
+        "Leave scratch alone while workers run. Put the named folder back, or make scratch anew "
+        "and restart the worker; the stage is tried again.",
+        "found by the worker when a stage fails",
+        kind=FailureKind.TRANSIENT,
+    ),
+    _own_error(
         "destination-away",
         errors.DestinationAwayError,
         "Mount or make the named folder, free its disk, or make it writable for this user; waiting "
