@@ -58,6 +58,10 @@ class _Stored(TypeDecorator[_T]):
         """The value, which is not None; raises `UnreadableValueError`."""
         raise NotImplementedError
 
+    def reader(self, dialect: Dialect) -> _Check | None:
+        """What makes the value of a driver one to check, where that is needed."""
+        return None
+
     def fast_check(self) -> _Check | None:
         """A function of C that gives back what is right, None too, and raises for what is not.
 
@@ -67,11 +71,11 @@ class _Stored(TypeDecorator[_T]):
 
     @override
     def result_processor(self, dialect: Dialect, coltype: object) -> _Check:
-        return self.fast_check() or self.thorough_check(dialect)
+        read = self.impl_instance.result_processor(dialect, coltype)
+        return self.fast_check() or self.thorough_check(read)
 
-    def thorough_check(self, dialect: Dialect) -> _Check:
+    def thorough_check(self, read: _Check | None) -> _Check:
         """A function that raises `UnreadableValueError` for all that the column cannot have."""
-        read = self.impl_instance.result_processor(dialect, None)
 
         def process(value: Any) -> Any:
             if value is None:
@@ -215,6 +219,10 @@ class StoredJson(_Stored[Any]):
         self.kind = kind
 
     @override
+    def reader(self, dialect: Dialect) -> _Check | None:
+        return self.impl_instance.result_processor(dialect, None)
+
+    @override
     def checked(self, value: Any) -> Any:
         if isinstance(value, self.kind):
             return value
@@ -241,7 +249,8 @@ def unreadable_row(connection: Connection, tables: MetaData) -> str:
         columns = list(table.columns)
         kinds = [column.type.dialect_impl(dialect) for column in columns]
         checks = [
-            kind.thorough_check(dialect) if isinstance(kind, _Stored) else None for kind in kinds
+            kind.thorough_check(kind.reader(dialect)) if isinstance(kind, _Stored) else None
+            for kind in kinds
         ]
         as_stored = [type_coerce(column, NullType()) for column in columns]
         for row in connection.execute(select(*as_stored)):
