@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,8 +22,10 @@ from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.records import Json, SpawnOptions
+from absurd_contimg.errors import AwayError
 from absurd_contimg.history.history_file import HistoryFile, read_histories_file
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.registry import database
 
 QUEUE = "dsa110-pipeline"
 SHARED = Path(__file__).parents[1] / "shared"
@@ -212,6 +217,89 @@ def test_emergencies_are_rehearsed_on_a_busy_site(site: BusySite) -> None:
     site.spawn("2026-01-01T02:00:00")
     site.wait("the new one is done", lambda: site.states()["completed"] == 3)
     assert_audit_is_clean(site)
+
+
+@contextmanager
+def moved_away(registry: Path) -> Iterator[None]:
+    for path in registry.parent.glob(f"{registry.name}*"):
+        path.rename(path.with_name(f"moved-{path.name}"))
+    registry.mkdir()
+    yield
+    registry.rmdir()
+    for path in registry.parent.glob("moved-*"):
+        path.rename(path.with_name(path.name.removeprefix("moved-")))
+
+
+@contextmanager
+def overwritten(registry: Path) -> Iterator[None]:
+    with moved_away(registry):
+        registry.rmdir()
+        registry.write_bytes(b"no database at all" * 5000)
+        yield
+        for path in registry.parent.glob(f"{registry.name}*"):
+            path.unlink()
+        registry.mkdir()
+
+
+@contextmanager
+def locked(registry: Path) -> Iterator[None]:
+    connection = sqlite3.connect(registry, isolation_level=None)
+    connection.execute("begin exclusive")
+    yield
+    connection.close()
+
+
+@pytest.mark.parametrize("trouble", [moved_away, overwritten, locked])
+def test_stop_ends_what_runs_without_the_registry(
+    site: BusySite,
+    trouble: Callable[[Path], AbstractContextManager[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The database is enough, and what could not be recorded is told."""
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.2)
+    (name,) = groups(1)
+    site.spawn(name)
+    site.start_worker("w-1")
+    site.wait("a stage runs", lambda: len(site.running()) == 1)
+    with trouble(site.state / "registry.sqlite3"):
+        begun = time.monotonic()
+        stopped = site.contimg("emergency", "stop", "--reason", "smoke", "--timeout", "1")
+        site.wait("it ends", lambda: not site.running())
+        assert time.monotonic() - begun < END_SECONDS + 5
+        output = require(stopped, 1)
+        assert f"No stop of {QUEUE}" in output
+        assert "registry.sqlite3 cannot be used" in output
+        assert "Given back: 1, to begin again in 10 minutes." in output
+        refused = site.contimg("emergency", "drain", "--reason", "smoke")
+        assert isinstance(refused.exception, AwayError)
+    assert site.task_of(name).attempts == 1
+    assert site.states() == {"sleeping": 1}
+    assert_audit_is_clean(site)
+
+
+def test_queues_of_others_in_the_database_are_left_alone(site: BusySite) -> None:
+    """A confirmation with the name of our queue ended the tasks of another program."""
+
+    async def spawn_elsewhere() -> None:
+        async with PostgresBackend(site.url) as backend:
+            for queue in ("billing", f"{QUEUE}-of-others"):
+                await backend.create_queue(queue)
+                await backend.spawn_task(queue, "invoice", {})
+
+    async def states_elsewhere() -> list[Any]:
+        async with PostgresBackend(site.url) as backend:
+            names = ("billing", f"{QUEUE}-of-others")
+            return [(await backend.queue_stats(name)).tasks_by_state for name in names]
+
+    asyncio.run(spawn_elsewhere())
+    site.spawn(groups(1)[0])
+    assert "billing" not in require(site.contimg("emergency", "stop", "--reason", "smoke"))
+    require(site.contimg("emergency", "reset", "--confirm", QUEUE))
+    planned = json.loads(require(site.contimg("maintenance", "plan", "--json")))
+    assert QUEUE in planned["tasks"]
+    assert not {"billing", f"{QUEUE}-of-others"} & set(planned["tasks"])
+    assert asyncio.run(states_elsewhere()) == [{"pending": 1}, {"pending": 1}]
+    assert site.states() == {"cancelled": 1}
 
 
 def test_stop_needs_a_reason_and_a_queue(site: BusySite) -> None:

@@ -21,6 +21,7 @@ from absurd_contimg.config.refused_values import refusal_sentences
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import ValueRefused
 from absurd_contimg.core.records import LIVE_STATES, SpawnOptions, Task
+from absurd_contimg.execution.stage import stage_queues
 from absurd_contimg.registry.batches import Batch, BatchItem, BatchState, ItemState
 from absurd_contimg.workflows.task_versions import headers_of
 
@@ -33,6 +34,15 @@ _LIVE_MAX = 100_000
 def reprocessing_queue(queue_name: str) -> str:
     """The queue of batches beside the queue of live work."""
     return f"{queue_name}-reprocessing"
+
+
+def pipeline_queues(main: str, known: Collection[str]) -> list[str]:
+    """The main queue with those of its stages and of batches, as far as they are there.
+
+    Others in the database belong to another site or to another program.
+    """
+    mine = (main, *stage_queues(main).values(), reprocessing_queue(main))
+    return [name for name in mine if name in known]
 
 
 class FeedRules(BaseModel):

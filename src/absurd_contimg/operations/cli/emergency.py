@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.errors import AwayError, MissingInputError, SettingError
 from absurd_contimg.operations.cli.app import app, state, with_backend
 from absurd_contimg.operations.console import console, message_line
 from absurd_contimg.settings import Settings
@@ -37,6 +38,11 @@ _Confirm = Annotated[
 ]
 
 
+_UNRECORDED_PAUSE_SECONDS = 600.0
+"""After an emergency that the registry cannot hold, runs begin again so late."""
+_UNRECORDED_LOOK_SECONDS = 1.0
+
+
 @emergency_app.command()
 def stop(
     reason: _Reason = "",
@@ -47,6 +53,9 @@ def stop(
 
     The process of a running stage ends within 5 s; its run goes back to the queue and costs no
     attempt. Committed products stay. Exit code 1 if something still runs after the time.
+
+    While the registry is away no stop can be recorded: then what runs is ended through the
+    database, again and again for the time, and the exit code is 1.
     """
     _halt(reason, only, timeout, stop=True)
 
@@ -67,6 +76,7 @@ def drain(
 @emergency_app.command()
 def resume(only: _Queues = None) -> None:
     """Let workers claim again from all queues that are stopped or paused."""
+    from absurd_contimg.ingest.batches import pipeline_queues
     from absurd_contimg.operations.maintenance import resume_queues
     from absurd_contimg.operations.services import open_tables
     from absurd_contimg.registry.database import exists
@@ -79,11 +89,8 @@ def resume(only: _Queues = None) -> None:
     with open_tables(settings) as database:
         pauses = QueuePauses(database)
         paused = [pause.queue for pause in pauses.pauses()]
-        chosen = [
-            queue
-            for queue in paused
-            if not only or any(queue == name or queue.startswith(f"{name}-") for name in only)
-        ]
+        chosen = [name for each in only or () for name in pipeline_queues(each, paused)]
+        chosen = paused if not only else chosen
         ended = resume_queues(pauses, chosen)
     for pause in ended:
         console.print(message_line(f"Resumed: {pause}."), soft_wrap=True)
@@ -123,7 +130,9 @@ def reset(
         bool, typer.Option("--stay-stopped", help="Do not resume the queues at the end.")
     ] = False,
 ) -> None:
-    """Begin again with empty queues: stop, dump and clear all queues of the database, resume.
+    """Begin again with empty queues: stop, dump and clear the queues of the settings, resume.
+
+    They are the main queue and those of its stages and of batches; others in the database stay.
 
     No product, no raw file and no row of the registry is removed. Type the name of the queue of
     the settings. Exit code 1 if something still runs; then the queues stay stopped. A queue that
@@ -138,10 +147,11 @@ def reset(
     stopped = _halt(reason or "reset", None, timeout, stop=True)
 
     async def clear_all(backend: Backend) -> list[ClearedQueue]:
-        return await _clear(settings, backend, await site_queues(backend), None)
+        queues = await site_queues(backend, [settings.queue_name])
+        return await _clear(settings, backend, queues, None)
 
     _show_cleared(with_backend(settings, clear_all, create=False))
-    if not stay_stopped:
+    if not stay_stopped and stopped:
         with open_tables(settings) as database:
             holding = end_stops(QueuePauses(database), stopped)
         for pause in holding:
@@ -153,31 +163,24 @@ def reset(
 def _halt(
     reason: str, only: Sequence[str] | None, timeout: float, *, stop: bool
 ) -> list[StoppedQueue]:
-    from absurd_contimg.operations.maintenance import (
-        pause_queues,
-        site_queues,
-        stop_queues,
-        wait_until_idle,
-    )
-    from absurd_contimg.operations.services import open_tables, operator_name
-    from absurd_contimg.registry.queue_pauses import QueuePauses
+    from absurd_contimg.operations.maintenance import site_queues, wait_until_idle
 
     if not reason.strip():
         raise SettingError("Other operators need a reason.", "Say why: --reason TEXT")
     settings = state.settings()
-    queues = with_backend(settings, lambda b: site_queues(b, only or ()), create=False)
+    named = only or [settings.queue_name]
+    queues = with_backend(settings, lambda b: site_queues(b, named), create=False)
     if not queues:
         raise MissingInputError("There is no such queue.", "contimg queue list shows the queues.")
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")  # a stop is known by it
-    with open_tables(settings) as database:
-        pauses, by = QueuePauses(database), operator_name()
-        stopped = stop_queues(pauses, queues, reason.strip(), now, by) if stop else []
-        held = [each.stop for each in stopped]
-        for pause in held or pause_queues(pauses, queues, reason.strip(), now, by):
-            console.print(message_line(f"{pause}."), soft_wrap=True)
-        for each in stopped:
-            if each.earlier is not None:
-                console.print(message_line(f"Before that {each.earlier}."), soft_wrap=True)
+    try:
+        stopped = _hold(settings, queues, reason.strip(), stop=stop)
+    except AwayError as error:
+        if not stop:
+            raise
+        text = f"No stop of {', '.join(queues)} is recorded, nor this action: {error}"
+        console.print(message_line(text), soft_wrap=True)
+        with_backend(settings, lambda b: _stop_unrecorded(b, queues, timeout), create=False)
+        raise typer.Exit(1) from error
     _note(settings, "stop" if stop else "drain", queues, reason)
     running = with_backend(settings, lambda b: wait_until_idle(b, queues, timeout), create=False)
     for queue, count in running.items():
@@ -188,6 +191,49 @@ def _halt(
     go_on = state.command("emergency resume")
     console.print(message_line(f"Nothing runs. To go on: {go_on}"), soft_wrap=True)
     return stopped
+
+
+def _hold(
+    settings: Settings, queues: Sequence[str], reason: str, *, stop: bool
+) -> list[StoppedQueue]:
+    """Pause or stop the queues in the registry; the stops. Raises `AwayError`."""
+    from absurd_contimg.operations.maintenance import pause_queues, stop_queues
+    from absurd_contimg.operations.services import open_tables, operator_name
+    from absurd_contimg.registry.queue_pauses import QueuePauses
+
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")  # a stop is known by it
+    with open_tables(settings) as database:
+        pauses, by = QueuePauses(database), operator_name()
+        stopped = stop_queues(pauses, queues, reason, now, by) if stop else []
+        held = [each.stop for each in stopped]
+        for pause in held or pause_queues(pauses, queues, reason, now, by):
+            console.print(message_line(f"{pause}."), soft_wrap=True)
+        for each in stopped:
+            if each.earlier is not None:
+                console.print(message_line(f"Before that {each.earlier}."), soft_wrap=True)
+    return stopped
+
+
+async def _stop_unrecorded(backend: Backend, queues: Sequence[str], timeout: float) -> None:
+    """End what runs without the registry, for as long as `timeout`."""
+    from absurd_contimg.operations.maintenance import give_back_running
+
+    console.print(f"What runs is given back through the database for {timeout:g} s.")
+    clock = asyncio.get_running_loop().time
+    give_up, given = clock() + timeout, 0
+    while True:
+        given += await give_back_running(backend, queues, _UNRECORDED_PAUSE_SECONDS)
+        if clock() >= give_up:
+            break
+        await asyncio.sleep(min(_UNRECORDED_LOOK_SECONDS, give_up - clock()))
+    console.print(
+        message_line(
+            f"Given back: {given}, to begin again in {_UNRECORDED_PAUSE_SECONDS / 60:g} minutes. A "
+            "worker that reaches the registry claims other tasks: end it on its host by SIGTERM, "
+            "or mend the registry and repeat this command."
+        ),
+        soft_wrap=True,
+    )
 
 
 async def _clear(
@@ -241,7 +287,11 @@ def _note(settings: Settings, action: str, queues: Sequence[str], reason: str) -
 
     at = datetime.now(UTC).isoformat(timespec="seconds")
     settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
-    with closing(open_registry(settings)) as registry:
-        for queue in queues:
-            entry = OperatorAction(at, operator_name(), "command line", action, queue, reason)
-            store_action(registry.database, entry)
+    try:
+        with closing(open_registry(settings)) as registry:
+            for queue in queues:
+                entry = OperatorAction(at, operator_name(), "command line", action, queue, reason)
+                store_action(registry.database, entry)
+    except AwayError as error:
+        text = f"It is done, but not recorded for other operators: {error}"
+        console.print(message_line(text), soft_wrap=True)

@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import BackendError
 from absurd_contimg.core.records import LIVE_STATES
+from absurd_contimg.core.refusals import Refusal, meaning_of
 from absurd_contimg.history.stage_tasks import COORDINATOR
+from absurd_contimg.ingest.batches import pipeline_queues
 from absurd_contimg.operations.maintenance.archive import write_dump
 from absurd_contimg.operations.services import cancel
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
@@ -43,16 +47,30 @@ class StoppedQueue:
     earlier: QueuePause | None
 
 
-async def site_queues(backend: Backend, only: Iterable[str] = ()) -> list[str]:
-    """The named queues with those of their stages, or all queues of the database."""
-    known, named = await backend.list_queues(), list(only)
-    if not named:
-        return known
-    return [
-        queue
-        for queue in known
-        if any(queue == name or queue.startswith(f"{name}-") for name in named)
-    ]
+async def site_queues(backend: Backend, names: Iterable[str]) -> list[str]:
+    """The named queues with those of their stages and batches; no others of the database."""
+    known = await backend.list_queues()
+    return list(dict.fromkeys(queue for name in names for queue in pipeline_queues(name, known)))
+
+
+async def give_back_running(backend: Backend, queues: Sequence[str], seconds: float) -> int:
+    """Give the running runs back to their queues, to be claimed after some seconds; how many.
+
+    For when the registry cannot tell workers to stop: they notice that a run is not theirs any
+    more, and end its stage within 5 s. It costs the task no attempt.
+    """
+    given = 0
+    wake_at = await backend.current_time() + timedelta(seconds=seconds)
+    for queue in queues:
+        for run in await backend.list_runs(queue, states=["running"], limit=100_000):
+            try:
+                await backend.schedule_run(queue, run.run_id, wake_at)
+            except BackendError as error:
+                if meaning_of(error) is not Refusal.NOT_OURS:  # else it has just ended
+                    raise
+            else:
+                given += 1
+    return given
 
 
 def pause_queues(

@@ -11,6 +11,7 @@ from pathlib import Path
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.execution.host_scratch import host_scratch
 from absurd_contimg.execution.scratch import Janitor, RemovedFolder
+from absurd_contimg.ingest.batches import pipeline_queues
 from absurd_contimg.operations.maintenance.archive import (
     CleanedQueue,
     clean_queue,
@@ -81,7 +82,10 @@ async def plan_site(
         logs=tuple(
             await asyncio.to_thread(old_logs, paths.state_dir, config.logs_days, needs, now)
         ),
-        tasks={queue: len(await old_histories(backend, queue, ended_before)) for queue in queues},
+        tasks={
+            queue: len(await old_histories(backend, queue, ended_before))
+            for queue in pipeline_queues(settings.queue_name, queues)
+        },
     )
 
 
@@ -109,7 +113,9 @@ async def run_site(
         products=products,
         raw_files=await asyncio.to_thread(remove_raw_files, registry, raw, now),
         logs=await asyncio.to_thread(remove_logs, logs),
-        queues=tuple(await clean_queues(settings, backend, queues)),
+        queues=tuple(
+            await clean_queues(settings, backend, pipeline_queues(settings.queue_name, queues))
+        ),
         scratch=tuple(await asyncio.to_thread(_sweep, paths.scratch_dir)),
     )
 

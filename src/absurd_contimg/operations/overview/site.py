@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.errors import BackendUnavailable, QueueNotFound
-from absurd_contimg.execution.stage import stage_queues
-from absurd_contimg.ingest.batches import reprocessing_queue
+from absurd_contimg.ingest.batches import pipeline_queues
 from absurd_contimg.operations.services import open_backend
 from absurd_contimg.registry.database import Database, exists
 from absurd_contimg.registry.lost_database import lost_database
@@ -54,8 +53,7 @@ class Site:
             raise QueueNotFound(
                 f"There is no queue {main!r}; there is {', '.join(known) or 'none'}."
             )
-        beside = (*stage_queues(main).values(), reprocessing_queue(main))
-        return [main, *(name for name in beside if name in known)]
+        return pipeline_queues(main, known)
 
 
 @contextmanager
