@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
@@ -14,6 +17,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from absurd_contimg.backends.postgres.schema import check_schema, install_schema
+from absurd_contimg.core.errors import SchemaMissing
 from absurd_contimg.errors import UserError
 from absurd_contimg.operations.maintenance import backup
 from absurd_contimg.operations.maintenance.backup import make_backup, restore_backup
@@ -177,6 +182,31 @@ def test_a_restoration_that_fails_in_between_changes_nothing(
     with psycopg.connect(spawned_url) as connection:
         left = connection.execute("select nspname from pg_namespace where nspname like '%before%'")
         assert left.fetchall() == []
+
+
+def test_a_restoration_that_was_killed_is_told_and_no_empty_queue_is_made(
+    spawned_url: str, tmp_path: Path
+) -> None:
+    """Its process group is killed, as by a power cut; the schema is aside then."""
+    registry = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    Registry(registry).close()
+    folder = tmp_path / "b"
+    make_backup(spawned_url, registry, folder, NOW)
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from absurd_contimg.operations.maintenance import backup\n"
+        "backup._restore = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "backup.restore_backup(sys.argv[1], sys.argv[2], Path(sys.argv[3]), force=True)\n"
+    )
+    command = [sys.executable, "-c", code, spawned_url, registry, str(folder)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    for look in (install_schema, check_schema):
+        with pytest.raises(SchemaMissing, match=r"restoration of a backup was interrupted"):
+            look(spawned_url)
+    restore_backup(spawned_url, registry, folder, force=True)
+    check_schema(spawned_url)
+    assert tasks(spawned_url) == 3
 
 
 def test_a_registry_of_a_newer_version_in_postgres_is_refused(

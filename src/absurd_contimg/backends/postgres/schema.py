@@ -23,6 +23,9 @@ from absurd_contimg.core.errors import BackendError, SchemaMissing
 SCHEMA_VERSION: str = absurdctl.ABSURD_SCHEMA_TARGET_VERSION
 """The version that ``absurdctl`` carries and this package uses."""
 
+ASIDE: LiteralString = "absurd_before_restoration"
+"""What a restoration renames the schema to, until it is done."""
+
 _SQL = absurdctl.BUNDLED_SCHEMA_SQL
 _CREATE = re.compile("^create function", re.MULTILINE)
 _CREATED = re.compile(r"^create (?:or replace )?function absurd\.(\w+)", re.MULTILINE)
@@ -61,6 +64,7 @@ def install_schema(url: str) -> str:
 
 
 def _install(connection: Session) -> str:
+    _require_whole_restoration(connection)
     version = _recorded_version(connection)
     if version is None:
         connection.execute(_SQL.encode())
@@ -90,6 +94,7 @@ def check_schema(url: str) -> None:
     And `BackendError` if its user may not use a table.
     """
     with _transaction(url) as connection:
+        _require_whole_restoration(connection)
         require_version(_recorded_version(connection))
         if procedures := _missing_procedures(connection):
             raise SchemaMissing(
@@ -127,6 +132,16 @@ def require_version(version: str | None) -> None:
         raise SchemaMissing(
             f"The database holds Absurd's schema {version}, and this package uses "
             f"{SCHEMA_VERSION}. Run: contimg db init"
+        )
+
+
+def _require_whole_restoration(connection: Session) -> None:
+    """Raise `SchemaMissing` after a restoration that was killed: an empty queue is no answer."""
+    is_aside: LiteralString = f"select to_regnamespace('{ASIDE}') is not null"
+    if connection.execute(is_aside).fetchone() == (True,):
+        raise SchemaMissing(
+            "The restoration of a backup was interrupted, and the tasks from before it are in the "
+            f"schema {ASIDE}. Repeat it: contimg restore FOLDER --force"
         )
 
 
