@@ -47,6 +47,10 @@ class SettingError(UserError):
     """A setting, parameter or argument has a value that cannot be used."""
 
 
+class InputElsewhereError(SettingError):
+    """A task names a file that is no input of this worker, though it may be of others."""
+
+
 class DataQualityError(UserError):
     """The data are readable but not good enough: all flagged, too noisy, solutions rejected."""
 

@@ -68,6 +68,7 @@ from absurd_contimg.synthesis import SynthesisResult
 from absurd_contimg.workflows import stage_tasks
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 from absurd_contimg.workflows.publication import Publisher
+from absurd_contimg.workflows.task_paths import files_here
 from absurd_contimg.workflows.transits import TransitFinder, TransitSearch
 from absurd_contimg.workflows.versions import VersionedWorkflow
 
@@ -558,6 +559,9 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "bad-input": lambda g: of_stage(g, "nothing there", stage=Make),
     "unfinished-input": lambda g: of_exception(partial(read_arriving, g), g),
     "bad-setting": plain(missing_imager),
+    "input-elsewhere": plain(
+        lambda folder: files_here([Path("/etc/hosts")], PathsConfig.below(folder))
+    ),
     "bad-output": lambda g: of_stage(g, "spoil", stage=Make),
     "data-quality": lambda g: of_casa(g, "unknown_calibrator"),
     "broken-product": of_stray_file,

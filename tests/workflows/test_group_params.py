@@ -12,7 +12,7 @@ import pytest
 from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.failure_handling import RetryDecision
 from absurd_contimg.core.records import ClaimedTask, Json
-from absurd_contimg.errors import SettingError
+from absurd_contimg.errors import InputElsewhereError, SettingError
 from absurd_contimg.execution.context import GroupInputs
 from absurd_contimg.registry import Registry
 from absurd_contimg.workflows.group import note_group_failure, parse_params
@@ -47,6 +47,24 @@ def test_parameters_keep_their_json_form() -> None:
 def test_wrong_parameter_is_named(change: dict[str, Json], problem: str) -> None:
     with pytest.raises(SettingError, match=problem):
         parse_params({**PARAMS, **change}, PATHS)
+
+
+def test_files_of_a_folder_that_has_moved_are_taken_by_their_names(tmp_path: Path) -> None:
+    """A site that was renamed, or is mounted elsewhere on another host."""
+    paths = PathsConfig.below(tmp_path / "here")
+    paths.input_dir.mkdir(parents=True)
+    for name in ("2026-01-01T00:00:00_sb00.hdf5", "catalog.csv"):
+        (paths.input_dir / name).touch()
+    moved = {
+        "input_files": [f"{tmp_path}/earlier/incoming/2026-01-01T00:00:00_sb00.hdf5"],
+        "catalog_path": f"{tmp_path}/earlier/incoming/catalog.csv",
+    }
+    inputs = parse_params({**PARAMS, **moved}, paths)
+    assert inputs.input_files == (paths.input_dir / "2026-01-01T00:00:00_sb00.hdf5",)
+    assert inputs.catalog_path == paths.input_dir / "catalog.csv"
+    (tmp_path / "earlier/incoming").mkdir(parents=True)  # then this worker is a wrong one
+    with pytest.raises(InputElsewhereError, match="of this worker"):
+        parse_params({**PARAMS, **moved}, paths)
 
 
 HOSTILE = ("/etc/shadow", "/in/../etc/shadow", "/input/a.hdf5", "a.hdf5", "/proc/self/environ")

@@ -231,6 +231,14 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         kind=FailureKind.RESOURCE,
     ),
     _own_error("bad-setting", errors.SettingError, _CORRECT_SETTING),
+    _own_error(
+        "input-elsewhere",
+        errors.InputElsewhereError,
+        "Correct PIPELINE_INPUT_DIR or PIPELINE_CATALOG of the worker that says so; another worker "
+        "takes the task. If the named file was moved: contimg spawn --now --respawn.",
+        kind=FailureKind.RESOURCE,
+        resource_waits_max=_UNFINISHED_WAITS_MAX,
+    ),
     _DISK_FULL.in_log(
         "silent-disk-full",
         f"{_CASA}: exportfits ends without an error; only its log says it",

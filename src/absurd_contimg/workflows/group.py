@@ -38,7 +38,7 @@ from absurd_contimg.workflows.calibration_wait import (
     wait_for_calibration,
 )
 from absurd_contimg.workflows.failure_rules import QUARANTINE_RULES
-from absurd_contimg.workflows.task_paths import require_catalogue, require_inputs
+from absurd_contimg.workflows.task_paths import catalogue_here, files_here
 from absurd_contimg.workflows.versions import version_headers
 
 _log = logging.getLogger(__name__)
@@ -74,9 +74,11 @@ def parse_params(params: object, paths: PathsConfig, task_name: str = TASK_NAME)
             f"The parameters of this {task_name} task are not valid: {error}.",
             "Spawn it again with: contimg spawn --respawn",
         ) from error
-    require_inputs(inputs.input_files, paths)
-    require_catalogue(inputs.catalog_path, paths)
-    return inputs
+    places = {
+        "input_files": files_here(inputs.input_files, paths),
+        "catalog_path": catalogue_here(inputs.catalog_path, paths),
+    }
+    return inputs.model_copy(update=places)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from absurd_contimg.stages.mosaic import MosaicStage
 from absurd_contimg.stages.photometry import PhotometryStage
 from absurd_contimg.workflows.group import tracked_stage
 from absurd_contimg.workflows.publication import Publisher
-from absurd_contimg.workflows.task_paths import require_catalogue
+from absurd_contimg.workflows.task_paths import catalogue_here
 from absurd_contimg.workflows.versions import version_headers
 
 TASK_NAME = "mosaic"
@@ -58,8 +58,8 @@ def parse_params(params: object, paths: PathsConfig) -> MosaicInputs:
             f"The parameters of this {TASK_NAME} task are not valid: {error}.",
             "Make the mosaic again: contimg mosaic make",
         ) from error
-    require_catalogue(inputs.catalog_path, paths)
-    return inputs
+    catalogue = catalogue_here(inputs.catalog_path, paths)
+    return inputs.model_copy(update={"catalog_path": catalogue})
 
 
 class MemberRegistry(Protocol):

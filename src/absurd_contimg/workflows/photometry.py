@@ -21,7 +21,7 @@ from absurd_contimg.execution.fallback import with_fallbacks
 from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.products.outputs import from_json
-from absurd_contimg.workflows.task_paths import require_catalogue
+from absurd_contimg.workflows.task_paths import catalogue_here
 from absurd_contimg.workflows.versions import version_headers
 
 _log = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ def parse_params(params: object, paths: PathsConfig) -> PhotometryInputs:
             f"The parameters of this {TASK_NAME} task are not valid: {error}.",
             "Measure it again: contimg photometry GROUP",
         ) from error
-    require_catalogue(inputs.catalog_path, paths)
-    return inputs
+    catalogue = catalogue_here(inputs.catalog_path, paths)
+    return inputs.model_copy(update={"catalog_path": catalogue})
 
 
 class MeasuredImageRegistry(Protocol):

@@ -30,7 +30,7 @@ from absurd_contimg.registry import GroupStatus
 from absurd_contimg.science.transits import Transit
 from absurd_contimg.workflows import group, mosaic
 from absurd_contimg.workflows.publication import published_event
-from absurd_contimg.workflows.task_paths import require_catalogue
+from absurd_contimg.workflows.task_paths import catalogue_here
 from absurd_contimg.workflows.transits import Choice, TransitFinder, TransitSearch, select_transit
 from absurd_contimg.workflows.versions import version_headers
 
@@ -276,8 +276,8 @@ def parse_params(
             f"The parameters of this {task_name} task are not valid: {error}.",
             "Spawn it again: contimg transits --create or --batch",
         ) from error
-    require_catalogue(inputs.catalog_path, paths)
-    return inputs
+    catalogue = catalogue_here(inputs.catalog_path, paths)
+    return inputs.model_copy(update={"catalog_path": catalogue})
 
 
 async def _look(ctx: TaskContext, task_ids: Sequence[str]) -> list[Mapping[str, Json]]:
