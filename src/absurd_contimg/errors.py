@@ -116,7 +116,7 @@ class ScratchReplacedError(AwayError):
             str(folder),
             f"The folder {folder} was moved, removed or replaced while a stage worked in it: "
             f"{now}.",
-            "Put it back, or make scratch anew and restart the worker.",
+            "Put it back, or remove it and restart the worker.",
         )
 
 

@@ -400,6 +400,21 @@ def test_plan_that_shows_nothing_says_so(tmp_path: Path, plan: str, says: str) -
     assert "claim_task" not in shown.stdout, "a trace tells nothing here"
 
 
+def test_no_connection_is_left_open(tmp_path: Path) -> None:
+    """Under ``-W error`` the warning of one that is collected while it is open fails a test."""
+    (tmp_path / "test_open.py").write_text(
+        "import asyncio, gc\n"
+        "async def use(opened):\n"
+        "    async with opened as backend:\n"
+        "        await asyncio.gather(*(backend.list_queues() for _ in range(3)))\n"
+        "def test_open(absurd_backend):\n"
+        "    asyncio.run(use(absurd_backend))\n"
+        "    gc.collect()\n"
+    )
+    ran = pytest_in(tmp_path, "-W", "error", "--absurd-backend", "postgres", ".", only_ours=True)
+    assert "1 passed" in ran.stdout, ran.stdout
+
+
 def test_backend_that_is_not_installed_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

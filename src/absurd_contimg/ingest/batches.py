@@ -41,8 +41,8 @@ def pipeline_queues(main: str, known: Collection[str]) -> list[str]:
 
     Others in the database belong to another site or to another program.
     """
-    mine = (main, *stage_queues(main).values(), reprocessing_queue(main))
-    return [name for name in mine if name in known]
+    names = (main, *stage_queues(main).values(), reprocessing_queue(main))
+    return [name for name in names if name in known]
 
 
 class FeedRules(BaseModel):

@@ -181,8 +181,8 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
     _own_error(
         "scratch-replaced",
         errors.ScratchReplacedError,
-        "Leave scratch alone while workers run. Put the named folder back, or make scratch anew "
-        "and restart the worker; the stage is tried again.",
+        "Leave scratch alone while workers run. Put the named folder back, or remove it and "
+        "restart the worker; the stage is tried again.",
         "found by the worker when a stage fails",
         kind=FailureKind.TRANSIENT,
     ),

@@ -118,8 +118,9 @@ class Connections:
             await asyncio.wait(self._cancellations)
 
     def _close_idle(self) -> None:
-        while self._idle:
-            self._idle.pop().pgconn.finish()
+        for connection in self._idle:  # of which one that is open may not be collected
+            connection.pgconn.finish()
+        self._idle.clear()
 
     @asynccontextmanager
     async def connection(self, mode: LiteralString = "") -> AsyncIterator[AsyncSession]:
