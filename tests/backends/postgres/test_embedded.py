@@ -350,3 +350,54 @@ def test_files_of_another_user_are_named(tmp_path: Path, action: str) -> None:
     else:
         assert re.match(rf"EmbeddedPostgresError: {folder}/\w+ belongs to the user \w+", text)
         assert "sudo chown -R nobody" in text
+
+
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [
+        ("n 40", "Raise the limit of open files to 1024 or more: ulimit -n"),
+        ("f 100", "Lift the limit of the size of a file: ulimit -f"),
+        ("s 100", "Raise the limit of the stack to 8 MB: ulimit -s"),
+    ],
+)
+def test_limit_that_stops_the_server_is_named(tmp_path: Path, limit: str, says: str) -> None:
+    """With the server's own sentence, and without the advice for a damaged cluster."""
+    code = (
+        "import sys; from pathlib import Path;"
+        "from absurd_contimg.backends.postgres import EmbeddedPostgres;"
+        "EmbeddedPostgres(Path(sys.argv[1])).start()"
+    )
+    ran = subprocess.run(
+        [
+            "sh",
+            "-c",
+            f'ulimit -{limit}; exec "$@"',
+            "sh",
+            sys.executable,
+            "-c",
+            code,
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = ran.stderr.strip().splitlines()[-1]
+    assert "EmbeddedPostgresError: initdb of the embedded server in" in last
+    assert says in last
+    assert "damaged" not in ran.stderr.rpartition("EmbeddedPostgresError")[2]
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("FATAL:  could not fork process: Resource temporarily unavailable", "ulimit -u"),
+        ("FATAL:  could not map memory: Cannot allocate memory", "ulimit -v"),
+        ("PANIC: could not write: No space left on device", "Free space"),
+        ("FATAL:  database files are incompatible with server", None),
+    ],
+)
+def test_words_of_the_machine_are_known(output: str, says: str | None) -> None:
+    """Those of limits that root does not have are not met here."""
+    refusal = server_programs.refusal_of_machine(f"starting\n{output}\n")
+    assert refusal is None if says is None else says in str(refusal)

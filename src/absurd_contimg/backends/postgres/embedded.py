@@ -30,6 +30,7 @@ from absurd_contimg.backends.postgres.server_process import CHANGE_SECONDS, Serv
 from absurd_contimg.backends.postgres.server_programs import (
     EmbeddedPostgresError,
     ProgramFailed,
+    refusal_of_machine,
     run_program,
 )
 from absurd_contimg.backends.postgres.sessions import Session
@@ -317,13 +318,25 @@ class EmbeddedPostgres:
                 f"sudo chown -R {name} {self._folder}"
             )
 
+    def _logged_since(self, size: int) -> str:
+        """The end of what the server has logged after its log had this size."""
+        try:
+            return self._log.read_bytes()[size:][-2000:].decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
     def _run(
         self, program: str, *arguments: str, text: str = "", inherited: Sequence[int] = ()
     ) -> None:
+        logged = self._log.stat().st_size if self._log.exists() else 0
         try:
             run_program(self._folder, program, *arguments, text=text, inherited=inherited)
         except ProgramFailed as error:
-            log = self._log.read_text(errors="replace")[-2000:] if self._log.exists() else ""
+            log = self._logged_since(logged)
+            if refusal := refusal_of_machine(f"{error.output}\n{log}"):
+                raise EmbeddedPostgresError(
+                    f"{program} of the embedded server in {self._folder} failed: {refusal}"
+                ) from error
             raise EmbeddedPostgresError(
                 f"{program} in {self._folder} ended with {error.code}: {error.output}\n{log}"
                 f"\nLook at {self._log}; if the cluster is damaged, move {self._data} away."

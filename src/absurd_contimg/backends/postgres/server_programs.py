@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
@@ -89,6 +90,36 @@ _OWN_LIMITS = (
 """A server outlives its starter, whose limits of CPU time, file size, memory and open files are not
 meant for it: they are raised as far as may be, and so is its priority. `contimg doctor` says what
 could not be."""
+
+
+_REFUSALS: tuple[tuple[str, str], ...] = (
+    (
+        "insufficient file descriptors|Too many open files",
+        "Raise the limit of open files to 1024 or more: ulimit -n, LimitNOFILE of a unit",
+    ),
+    ("File too large", "Lift the limit of the size of a file: ulimit -f, LimitFSIZE of a unit"),
+    ("stack depth", "Raise the limit of the stack to 8 MB: ulimit -s, LimitSTACK of a unit"),
+    (
+        "could not fork|fork failed|Resource temporarily unavailable",
+        "Raise the limit of processes: ulimit -u, LimitNPROC and TasksMax of a unit",
+    ),
+    (
+        "Cannot allocate memory|out of memory|could not (?:create|resize) shared memory",
+        "Free memory, or raise its limit: ulimit -v, MemoryMax of a unit",
+    ),
+    ("No space left on device|Disk quota exceeded", "Free space on the disk of this folder"),
+    ("Read-only file system", "Mount the file system of this folder for writing"),
+)
+"""What the machine refuses the server, in its words or those of the C library, and what to do."""
+
+
+def refusal_of_machine(output: str) -> str | None:
+    """A sentence of a program's output that tells of a limit of the machine, and what to do."""
+    for words, advice in _REFUSALS:
+        for line in reversed(output.splitlines()):
+            if re.search(words, line):
+                return f"{line.strip()[:300].rstrip('.')}. {advice}."
+    return None
 
 
 def _binaries() -> Path:
