@@ -411,7 +411,13 @@ def test_no_connection_is_left_open(tmp_path: Path) -> None:
         "    asyncio.run(use(absurd_backend))\n"
         "    gc.collect()\n"
     )
-    ran = pytest_in(tmp_path, "-W", "error", "--absurd-backend", "postgres", ".", only_ours=True)
+    strict = (
+        "-W",
+        "error::ResourceWarning",
+        "-W",
+        "error::pytest.PytestUnraisableExceptionWarning",
+    )
+    ran = pytest_in(tmp_path, *strict, "--absurd-backend", "postgres", ".", only_ours=True)
     assert "1 passed" in ran.stdout, ran.stdout
 
 

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import psycopg
 
@@ -45,6 +44,7 @@ class MemoryDatabase(Store):
 
         For code that is given a URL and not a connection, such as the SDK's quick start.
         """
+        from unittest.mock import patch  # noqa: PLC0415 - slow, and rarely needed
 
         def options(given: dict[str, Any]) -> dict[str, Any]:
             taken = ("autocommit", "row_factory")
