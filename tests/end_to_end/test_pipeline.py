@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
@@ -21,10 +23,12 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from committed_products import committed_products
+from forked_programs import ForkedProcess, run_commands, run_program
 from real_site import Pixels, pixels_of
 from scipy.stats import median_abs_deviation
 from typer.testing import CliRunner
 
+from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.records import History
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.host_scratch import host_scratch
@@ -41,10 +45,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kill_number", range(metafunc.config.getoption("--kills")))
 
 
+FEWER_STEPS = f"imaging.niter={PipelineConfig.tiny(PathsConfig.below(Path('/'))).imaging.niter}"
+"""The setting of the other sites of this file, whose images are compared."""
 START_SECONDS = 1.5
 """A worker does nothing before it."""
 
 pytestmark = pytest.mark.timeout(600)
+
+
+def readme_line(command: str, root: Path, incoming: Path) -> list[str]:
+    """The words after ``contimg --folder`` of the README's line with this command, on this site."""
+    readme = Path(__file__).parents[2] / "README.md"
+    lines = [line.partition("#")[0] for line in readme.read_text().splitlines()]
+    (line,) = (
+        each
+        for each in lines
+        if each.startswith("contimg --folder") and each.rstrip().endswith(f" {command}")
+    )
+    line = line.replace("demo/incoming", str(incoming)).replace("imaging.niter=100", FEWER_STEPS)
+    _, option, _, *rest = line.split()
+    return [option, str(root), *rest]
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +85,9 @@ def ran(
     done = subprocess.run(
         [
             *(sys.executable, "-m", "absurd_contimg.operations"),
-            *("--input-dir", str(observation.output_dir), "--output-dir", str(root / "products")),
-            *("--scratch-dir", str(root / "scratch"), "--state-dir", str(root / "state")),
-            *("--config", str(root / "contimg.toml"), "run", "--concurrency", "2"),
+            *("--config", str(root / "contimg.toml")),
+            *readme_line("run", root, observation.output_dir),
+            *("--concurrency", "2"),
         ],
         capture_output=True,
         text=True,
@@ -88,6 +108,37 @@ def test_every_group_is_imaged_and_reported(
     report = (root / "products" / "report.html").read_text(encoding="utf-8")
     assert report.count("data:image/png;base64,") >= 2
     assert len(list((root / "products" / "report_images").glob("*.png"))) == 2
+
+
+def test_the_lines_of_the_readme_show_what_is_there(
+    ran: tuple[subprocess.CompletedProcess[str], Path, dict[str, Path]],
+    observation: SynthesisResult,
+    tmp_path: Path,
+) -> None:
+    """Status, dashboard and the end of the server; the line with ``run`` has made the site."""
+    _, root, _ = ran
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("ABSURD_", "PIPELINE_"))}
+    status = run_program(readme_line("status", root, observation.output_dir), clean)
+    assert "2 completed" in status.stdout, status.stderr
+    words = readme_line("dashboard", root, observation.output_dir)
+    output = tmp_path / "output"
+
+    def show() -> None:
+        sys.argv = ["contimg", *words, "--port", "0"]
+        run_commands()
+
+    pages = ForkedProcess(show, clean, output)
+    try:
+        give_up = time.monotonic() + 60
+        while "Dashboard: http" not in output.read_text():
+            assert pages.poll() is None, output.read_text()
+            assert time.monotonic() < give_up, output.read_text()
+            time.sleep(0.05)
+    finally:
+        pages.send_signal(signal.SIGINT)
+    assert pages.wait(30) in (0, 130)
+    stopped = run_program(readme_line("db stop", root, observation.output_dir), clean)
+    assert stopped.returncode == 0, stopped.stderr
 
 
 def test_nothing_is_written_outside_the_given_folders(
