@@ -178,3 +178,11 @@ def test_on_a_site_each_command_shows_json(
         if shown == "nothing" or result.exit_code != (1 if is_bad else 0):
             wrong.append((name, result.exit_code, failure(result), result.stdout[:200]))
     assert wrong == []
+
+
+def test_the_commands_are_listed_by_their_names() -> None:
+    """They stood in the order in which modules are imported: nobody found one of 43."""
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    groups = [name for name, command in commands.items() if hasattr(command, "commands")]
+    plain = [name for name in commands if name not in groups]
+    assert list(commands) == [*sorted(plain), *sorted(groups)]

@@ -66,6 +66,10 @@ def _unwrap_help(group: typer.Typer) -> None:
 
 
 _unwrap_help(app)
+app.registered_commands.sort(
+    key=lambda each: str(each.name or getattr(each.callback, "__name__", ""))
+)
+app.registered_groups.sort(key=lambda group: str(group.name))
 
 
 def main() -> None:

@@ -139,7 +139,7 @@ def _show_queue(queue: _Queue) -> None:
     console.print(f"[bold]{cell(stats.queue_name)}[/]: {counts or 'no tasks'}")
     if stats.oldest_claimable_seconds is not None:
         seconds = stats.oldest_claimable_seconds
-        duration = f"for {seconds:.0f} s" if math.isfinite(seconds) else "since ever"
+        duration = f"for {duration_text(seconds)}" if math.isfinite(seconds) else "since ever"
         console.print(f"{stats.claimable} waiting for a worker, the first {duration}")
     if stats.expired_leases:
         console.print(f"[yellow]{counted(stats.expired_leases, 'run')} with expired leases[/]")

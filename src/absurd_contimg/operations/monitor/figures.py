@@ -206,7 +206,8 @@ def _groups(overview: SiteOverview) -> list[tuple[Text, Text]]:
 
 def _waiting(task: WaitingTask) -> tuple[Text, Text]:
     key = task.group or f"{task.task_name} {str(task.task_id)[-12:]}"
-    return text(key), _joined([text(task.why), text(task.advice or "", "dim")])
+    advice = f". {task.advice}" if task.advice else ""
+    return text(key), Text.assemble(text(task.why), text(advice, "dim"))
 
 
 def _failures(overview: SiteOverview) -> Iterator[tuple[Text, Text]]:

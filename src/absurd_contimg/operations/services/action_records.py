@@ -62,12 +62,15 @@ class ActionRecords:
         """Enter an action; while the registry is away, the log alone has it."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         target, reason, outcome = map(_recordable, (target, reason, outcome))
-        _log.info("%s by %s (%s): %s: %s", action, self.by, self.source, target, outcome)
+        # Who types a command reads what it prints.
+        level = logging.DEBUG if self.source == "command line" else logging.INFO
+        _log.log(level, "%s by %s (%s): %s: %s", action, self.by, self.source, target, outcome)
         entry = OperatorAction(at, self.by, self.source, action, target, reason, outcome)
         try:
             await asyncio.to_thread(self._store, entry)
         except AwayError as error:
-            _log.error("%s of %s is not in the registry: %s", action, target, error)
+            text = "%s of %s (%s) is not in the registry: %s"
+            _log.error(text, action, target, outcome, error)
 
     def _store(self, entry: OperatorAction) -> None:
         database = self.tables.existing()

@@ -48,8 +48,9 @@ def find_source(database: Database, text: str) -> SkySource:
         by_key = {name.casefold(): name for name in positions}
         near = [by_key[key] for key in get_close_matches(text.casefold(), by_key, _NAMES_MAX)]
         known = f" Similar names: {', '.join(near)}." if near else ""
+        others = f"of {len(positions)} that have" if positions else "and no other either"
         raise MissingInputError(
-            f"No source {text!r} has been measured ({len(positions)} have).{known}",
+            f"No source {text!r} has been measured, {others}.{known}",
             _FORM_OF_POSITION,
         )
     sources = [SkySource(name, *position, 1.0) for name, position in positions.items()]
