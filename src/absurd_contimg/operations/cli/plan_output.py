@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from absurd_contimg.history.durations import duration_text
 from absurd_contimg.operations.console import cell, console, counted, message_line
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -79,6 +80,10 @@ def show_plan(made: ReprocessingPlan, workers: int) -> None:
     for window in depends.windows[:_SHOWN_MAX]:
         console.print(message_line(f"  window {window}"))
     show_damaged([text for each in included for text in each.damaged])
-    hours = made.seconds / workers / 3600.0
-    unknown = f", without {', '.join(made.unknown_stages)}" if made.unknown_stages else ""
-    console.print(message_line(f"About {hours:.1f} h with {counted(workers, 'worker')}{unknown}"))
+    unknown = ", ".join(made.unknown_stages)
+    if made.seconds:
+        text = f"About {duration_text(made.seconds / workers)} with {counted(workers, 'worker')}"
+        console.print(message_line(text + (f", without {unknown}" if unknown else "")))
+    elif unknown:
+        text = f"How long it takes is not known: no task has run {unknown}"
+        console.print(message_line(text))
