@@ -107,7 +107,7 @@ def get_product(database: Database | None, key: str) -> ProductEntry:
     """One product, or `MissingInputError`."""
     rows = _chosen(database, Product, Product.key == key)
     if not rows or database is None:
-        raise MissingInputError(f"There is no product {key!r}.", "contimg registry lists them.")
+        raise MissingInputError(f"There is no product {key!r}.", "GET /v1/products lists them.")
     return _product(database, rows[0])
 
 
