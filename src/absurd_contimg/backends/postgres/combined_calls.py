@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 
 _TURN_SECONDS = 0.05
 _LOCK_MILLISECONDS = 200
+_JOIN_SECONDS = 0.001
 _CALLS_MAX = 100
 """In one statement."""
 
@@ -56,40 +57,42 @@ class CombinedCalls:
 
     async def __call__(self, *arguments: Any) -> list[Any]:
         """The rows that the procedure returns."""
-        if not self._under_way:
-            self._under_way += 1
-            try:
-                return await self._alone(arguments)
-            finally:
-                self._ended()
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[list[Any] | None] = loop.create_future()
+        result: asyncio.Future[list[Any] | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((arguments, result))
         if self._turn is None:
-            self._turn = loop.call_later(_TURN_SECONDS, self._next)
+            self._turn_in(_TURN_SECONDS if self._under_way else 0.0)
         answer = await result
         return await self._alone(arguments) if answer is None else answer
 
+    def _turn_in(self, seconds: float) -> None:
+        if self._turn is not None:
+            self._turn.cancel()
+        self._turn = asyncio.get_running_loop().call_later(seconds, self._next)
+
     async def _alone(self, arguments: _Arguments) -> list[Any]:
-        async with self._database.connection() as connection:
-            return await (await connection.execute(self._single, arguments)).fetchall()
+        self._under_way += 1
+        try:
+            async with self._database.connection() as connection:
+                return await (await connection.execute(self._single, arguments)).fetchall()
+        finally:
+            self._ended()
 
     def _ended(self) -> None:
         self._under_way -= 1
-        if self._waiting:
-            self._next()
+        if self._waiting:  # the callers that have their answer now may join them
+            self._turn_in(_JOIN_SECONDS)
 
     def _next(self) -> None:
         """Make the calls that wait."""
-        if self._turn is not None:
-            self._turn.cancel()
-            self._turn = None
+        self._turn = None
         waiting = [each for each in self._waiting if not each[1].done()]
         calls, self._waiting = waiting[:_CALLS_MAX], waiting[_CALLS_MAX:]
-        if not calls:
-            return
         if self._waiting:
-            self._turn = asyncio.get_running_loop().call_later(_TURN_SECONDS, self._next)
+            self._turn_in(0.0)
+        if len(calls) == 1:
+            calls[0][1].set_result(None)
+        if len(calls) < 2:
+            return
         self._under_way += 1
         statement = asyncio.create_task(self._together(calls))
         self._statements.add(statement)
