@@ -9,6 +9,7 @@ that really waits for its disk. Nothing is asserted: figures are for people to r
 from __future__ import annotations
 
 import asyncio
+import resource
 import shutil
 import statistics
 import subprocess
@@ -92,6 +93,12 @@ async def plain(settings: Settings, observation: SynthesisResult) -> float:
     return seconds
 
 
+def cpu_seconds() -> float:
+    """Of this process and of its processes that have ended, without the server of Postgres."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 def timed(backend: PostgresBackend) -> list[float]:
     """The seconds of each call of the backend from now on: all that a busy machine does not blur.
 
@@ -153,11 +160,15 @@ def test_durable_over_plain(
 
     def pair(number: int) -> None:
         root = tmp_path / str(number)
-        without = asyncio.run(plain(site(root / "plain", observation, ""), observation))
         url = server.create_database(f"durable_{number}")
+        begun = cpu_seconds()
+        without = asyncio.run(plain(site(root / "plain", observation, ""), observation))
+        between = cpu_seconds()
         with_it = asyncio.run(durable(site(root / "durable", observation, url)))
         ratios.append(with_it / without)
+        used = between - begun, cpu_seconds() - between
         print(f"plain {without:.2f} s, durable {with_it:.2f} s, ratio {ratios[-1]:.4f}")
+        print(f"processor {used[0]:.2f} s and {used[1]:.2f} s, ratio {used[1] / used[0]:.4f}")
         shutil.rmtree(root)
 
     numbers = iter(range(PAIRS))
