@@ -13,6 +13,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from transaction_pooler import TransactionPooler
 
 import absurd_contimg
@@ -236,6 +237,28 @@ async def test_encoding_that_cannot_hold_every_text_is_refused(
         install_schema(url)
     with pytest.raises(UnsuitableDatabase, match=encoding):
         await PostgresBackend(url).open()
+
+
+async def test_rows_that_a_policy_hides_are_an_error(database_url: str) -> None:
+    """A queue was empty, and an audit of nothing clean, where a policy hid all tasks."""
+    async with PostgresBackend(database_url) as backend:
+        await backend.create_queue("q")
+        await backend.spawn_task("q", "task", {})
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute("create role watched login password 'watched'")
+            connection.execute("grant all on schema absurd to watched")
+            connection.execute("grant all on all tables in schema absurd to watched")
+            connection.execute('alter table absurd."t_q" enable row level security')
+        parameters = conninfo_to_dict(database_url)
+        parameters |= {"user": "watched", "password": "watched", "passfile": ""}
+        try:
+            async with PostgresBackend(make_conninfo("", **parameters)) as watched:
+                with pytest.raises(BackendError, match="row-level security policy"):
+                    await watched.list_tasks("q")
+        finally:
+            with psycopg.connect(database_url, autocommit=True) as connection:
+                connection.execute("drop owned by watched")
+                connection.execute("drop role watched")
 
 
 def create_with_encoding(server: EmbeddedPostgres, encoding: str) -> str:

@@ -58,7 +58,7 @@ SESSION_SETTINGS: tuple[tuple[LiteralString, LiteralString, int], ...] = (
     ("standard_conforming_strings", "on", 0),
     ("array_nulls", "on", 0),
     ("transform_null_equals", "off", 0),
-    ("row_security", "on", 0),
+    ("row_security", "off", 0),  # an error instead of rows that are not seen
     ("search_path", "pg_catalog", 0),
     ("tcp_keepalives_idle", "10", 0),
     ("tcp_keepalives_interval", "5", 0),
