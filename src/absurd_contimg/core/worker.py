@@ -128,6 +128,8 @@ class Worker:
     _has_recovered: bool = field(default=False, init=False)
     """Later orphans are of claims whose reply was lost, not of a process that died."""
     _claims_refused: int = field(default=0, init=False)
+    _outage: str = field(default="", init=False)
+    """Why claims are not answered, as it was logged last."""
     """In a row, by a database that answers."""
 
     def __post_init__(self) -> None:
@@ -183,13 +185,21 @@ class Worker:
             except BackendError as error:
                 if meaning_of(error) is not Refusal.PASSING:
                     raise
-                _log.warning("cannot claim: %s", error)
-                self._bounded.note(error)
+                self._note_outage(error)
                 await asyncio.wait({stop}, timeout=_UNREACHABLE_PAUSE_SECONDS)
             else:
                 self._bounded.note_answer()
                 self._has_recovered = True
                 return
+
+    def _note_outage(self, error: BackendError) -> None:
+        """Note that a claim was not answered; a warning only where that is news."""
+        text = str(error)
+        _log.log(
+            logging.DEBUG if text == self._outage else logging.WARNING, "cannot claim: %s", text
+        )
+        self._outage = text
+        self._bounded.note(error)
 
     async def _release_orphans(self) -> None:
         """Release runs claimed under our id but not here: by a dead process, or an unheard claim.
@@ -236,8 +246,7 @@ class Worker:
             )
         except BackendError as error:
             if meaning_of(error) is Refusal.PASSING:
-                _log.warning("cannot claim: %s", error)
-                self._bounded.note(error)
+                self._note_outage(error)
                 return []
             queue = (self.backend, settings.queue_name, self._bounded)
             if isinstance(error, ValueRefused) and await unblock(*queue):
@@ -248,6 +257,7 @@ class Worker:
                 raise
             return []
         self._bounded.note_answer()
+        self._outage = ""
         if self._claims_refused:
             _log.info("queue %s takes claims again", settings.queue_name)
         self._claims_refused = 0

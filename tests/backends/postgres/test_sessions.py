@@ -239,6 +239,29 @@ async def test_encoding_that_cannot_hold_every_text_is_refused(
         await PostgresBackend(url).open()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        'alter table absurd."t_q" rename column state to status',
+        'alter table absurd."t_q" alter column task_name type bytea using task_name::bytea',
+        "create function absurd.list_queues(x int default 1) returns int return x",
+    ],
+)
+async def test_changed_tables_and_procedures_are_told(database_url: str, change: str) -> None:
+    async with PostgresBackend(database_url) as backend:
+        await backend.create_queue("q")
+        await backend.spawn_task("q", "task", {})
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(change.encode())
+        with pytest.raises(BackendError, match=r"not as its schema makes them: .*contimg restore"):
+            await list_and_claim(backend)
+
+
+async def list_and_claim(backend: PostgresBackend) -> None:
+    await backend.list_queues()
+    await backend.claim_task("q", "w", 60)
+
+
 async def test_rows_that_a_policy_hides_are_an_error(database_url: str) -> None:
     """A queue was empty, and an audit of nothing clean, where a policy hid all tasks."""
     async with PostgresBackend(database_url) as backend:

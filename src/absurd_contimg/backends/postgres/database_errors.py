@@ -62,6 +62,12 @@ def raise_translated(error: psycopg.Error) -> NoReturn:
             raise unavailable(error) from error
         case str() if state.startswith(_UNREACHABLE_CLASSES):
             raise unavailable(error) from error
+        case "42703" | "42725" | "42804":
+            raise BackendError(
+                f"Absurd's tables or procedures are not as its schema makes them: {message}. Put "
+                "them back from a backup: contimg restore.",
+                state,
+            ) from error
         case None if isinstance(error, psycopg.DataError):  # psycopg itself: NUL in a text
             raise ValueRefused(message) from error
         case str() if state.startswith(REFUSED_VALUE_CLASSES):
