@@ -95,7 +95,7 @@ def test_resuming_one_queue_names_those_that_are_still_paused(contimg: Callable[
     """After a drain, those of the stages stayed paused without a word."""
     assert contimg("emergency", "drain", "--reason", "rack").exit_code == 0
     resumed = " ".join(contimg("queue", "resume").stdout.split())
-    assert "Resumed: queue dsa110-pipeline is paused" in resumed
+    assert "Resumed: queue dsa110-pipeline was paused" in resumed
     assert "Not resumed: queue dsa110-pipeline-imaging is paused" in resumed
     assert "emergency resume" in resumed
     assert contimg("emergency", "resume").exit_code == 0

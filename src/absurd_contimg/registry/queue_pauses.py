@@ -38,8 +38,12 @@ class QueuePause:
     """What runs goes back to the queue at once."""
 
     def __str__(self) -> str:
+        return self.sentence("is")
+
+    def sentence(self, verb: str) -> str:
+        """Who has paused it; with the verb ``was`` of a pause that has ended."""
         how = "stopped" if self.ends_running else "paused"
-        return f"queue {self.queue} is {how} by {self.by} since {self.since}: {self.reason}"
+        return f"queue {self.queue} {verb} {how} by {self.by} since {self.since}: {self.reason}"
 
 
 class QueuePauses:

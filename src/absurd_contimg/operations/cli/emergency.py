@@ -93,7 +93,7 @@ def resume(only: _Queues = None) -> None:
         chosen = paused if not only else chosen
         ended = resume_queues(pauses, chosen)
     for pause in ended:
-        console.print(message_line(f"Resumed: {pause}."), soft_wrap=True)
+        console.print(message_line(f"Resumed: {pause.sentence('was')}."), soft_wrap=True)
     if not ended:
         console.print("No queue is paused.")
     _note(settings, "resume", chosen, "")

@@ -57,7 +57,7 @@ def resume(queue: _QueueName = None) -> None:
     settings = state.settings()
     name = queue or settings.queue_name
     ended = with_actions(settings, lambda actions: actions.resume_queue(name))
-    console.print(message_line(f"Resumed: {ended}."))
+    console.print(message_line(f"Resumed: {ended.sentence('was')}."))
     others = read_hindrances(settings).pauses
     for pause in others:
         console.print(message_line(f"Not resumed: {pause}."))

@@ -12,6 +12,9 @@ import typer
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.cli.app import app, newest_histories, state
 from absurd_contimg.operations.console import console
+from absurd_contimg.simulation.model.faults import CRASH_POINT_KINDS
+
+_FAULTS = ", ".join(kind.value for kind in CRASH_POINT_KINDS)
 
 
 @app.command()
@@ -66,9 +69,9 @@ def simulate(
 
 @app.command()
 def explore(
-    first: Annotated[str, typer.Option(help="Kinds of the first fault, with commas.")] = (
-        "kill,kill-late,kill-other"
-    ),
+    first: Annotated[
+        str, typer.Option(help=f"Kinds of the first fault, with commas: {_FAULTS}.")
+    ] = "kill,kill-late,kill-other",
     then: Annotated[
         str, typer.Option(help="Kinds of a second fault during recovery. Default: none.")
     ] = "",
