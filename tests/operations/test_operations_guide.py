@@ -85,11 +85,11 @@ def a_group_fails(operator: Operator) -> None:
 
 
 def check_services(operator: Operator) -> None:
-    """After the quick start: daemon, API and two workers run, and everybody sees them."""
+    """After the quick start: daemon, servers and two workers run, and everybody sees them."""
     registry = operator.folders["/stage/dsa110-contimg"] / "state/registry.sqlite3"
     services = {each.kind for each in list_services(Database(registry)) if not each.stopped_at}
-    assert services == {"api", "daemon", "worker"}
-    assert len(operator.units.running) == 4
+    assert services == {"api", "daemon", "dashboard", "worker"}
+    assert len(operator.units.running) == 5
 
 
 PREPARATIONS: dict[str, Callable[[Operator], None]] = {
