@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,19 +51,25 @@ def read_json(path: str | Path, bytes_max: int = JSON_BYTES_MAX) -> Any:
         raise ValueError(f"{path}: {error}") from error
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_typed_json(text: str) -> Any:
+    """See `parse_json`; of what a person types, a key that is there twice is refused too."""
+    return parse_json(text, _unique)
+
+
+def parse_json(text: str | bytes, object_of: Callable[[Any], Any] | None = None) -> Any:
     """The value of a JSON text, which may begin with a byte order mark.
 
     `ValueError` for what is none, has more levels than Python reads, or a number that is too long,
     with its key.
     """
     try:
-        return json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
+        whole = text if isinstance(text, str) else text.decode("utf-8-sig")
+        return json.loads(whole, object_pairs_hook=object_of)
     except RecursionError as error:
         raise ValueError("it has too many levels") from error
     except UnicodeDecodeError as error:
         raise ValueError("it is no text in UTF-8") from error
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, _RepeatedKeyError):
         raise
     except ValueError as error:
         parsed = json.loads(text, parse_int=_LongNumber)
@@ -96,6 +102,19 @@ def parse_toml(content: bytes) -> dict[str, Any]:
                 key, digits = content_of_line.partition("=")[0].strip(), len(number.group())
                 raise ValueError(f"line {line}, {key[:80]}: a number of {digits} digits") from error
         raise
+
+
+class _RepeatedKeyError(ValueError):
+    """An object has a key twice: which value counts?"""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _RepeatedKeyError(f"the key {twice[:80]!r} is there twice")
+    return members
 
 
 _DIGITS_MAX = 4300

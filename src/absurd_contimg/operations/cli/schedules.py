@@ -22,7 +22,7 @@ from absurd_contimg.operations.cli.app import (
     state,
 )
 from absurd_contimg.operations.console import cell, console, message_line
-from absurd_contimg.regular_files import parse_json
+from absurd_contimg.regular_files import parse_typed_json
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -207,7 +207,7 @@ def _transit_spec(settings: Settings, source: str, after_minutes: float) -> str:
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        value = parse_json(text)
+        value = parse_typed_json(text)
     except ValueError as error:
         raise SettingError(f"--with is no JSON ({error}).", "Write an object: {...}") from error
     if not isinstance(value, dict):

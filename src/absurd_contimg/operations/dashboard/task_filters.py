@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from absurd_contimg.core.records import LIVE_STATES, Json, State
 from absurd_contimg.core.task_queries import TaskFilter
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import ObservationGroup, Product
+from absurd_contimg.regular_files import parse_typed_json
 
 STATES: tuple[State, ...] = (*LIVE_STATES, "completed", "failed", "cancelled")
 _DECLINATION_REACH_DEG = 0.1
@@ -108,8 +108,8 @@ def _arguments(page: PageFilter, problems: list[str]) -> dict[str, Json] | None:
     if not page.arguments:
         return None
     try:
-        value = json.loads(page.arguments)
-    except (ValueError, RecursionError):
+        value = parse_typed_json(page.arguments)
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         problems.append('The arguments are no JSON object: write them as {"calibrator": "auto"}.')
