@@ -105,4 +105,4 @@ async def test_a_dead_workers_lease_looks_unlike_a_running_stage() -> None:
         texts.append(shown.getvalue())
     assert "worker silent" not in texts[0]
     assert "running, worker silent" in texts[1]
-    assert "the lease ended 40 s ago" in texts[1]
+    assert "its lease: it ended 40 s ago" in texts[1]
