@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import tempfile
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,10 @@ def make_environment(folder: Path) -> Path:
 def main(folder: Path) -> None:
     """Measure and print."""
     python = make_environment(folder / "environment")
-    with EmbeddedPostgres(folder / "postgres", durable=True) as server:
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as cluster,
+        EmbeddedPostgres(Path(cluster) / "postgres", durable=True) as server,
+    ):
         url = server.create_database("speed")
         install_schema(url)
         numbers = iter(range(10_000))
