@@ -128,9 +128,9 @@ class Worker:
     _has_recovered: bool = field(default=False, init=False)
     """Later orphans are of claims whose reply was lost, not of a process that died."""
     _claims_refused: int = field(default=0, init=False)
+    """In a row, by a database that answers."""
     _outage: str = field(default="", init=False)
     """Why claims are not answered, as it was logged last."""
-    """In a row, by a database that answers."""
 
     def __post_init__(self) -> None:
         self._lost = LostLeases(self.settings.worker_id)
