@@ -34,6 +34,7 @@ from absurd_contimg.execution.executor import (
     no_environment,
     uninterrupted,
 )
+from absurd_contimg.execution.folder_identity import FolderIdentity
 from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner
 from absurd_contimg.execution.stage_process import RESULT_NAME, run_request
@@ -56,9 +57,10 @@ class InOneProcess:
 
     def _execute(self, isolated: IsolatedStageExecutor, request: StageRequest) -> StageReport:
         isolated._prepare(request)
+        scratch = FolderIdentity.of(request.scratch)
         result = run_request(json.loads((request.scratch / "request.json").read_text()))
         LOCAL.write_json(request.scratch / RESULT_NAME, {"succeeded": True, **result})
-        return isolated._conclude(request, 0, True, 0.0)
+        return isolated._conclude(request, scratch, 0, True, 0.0)
 
 
 def work(root: Path, executor: StageExecutor, seconds: float = 0.0) -> None:
