@@ -267,6 +267,22 @@ def test_wrong_url_is_a_setting_error(url: str) -> None:
         Registry(url)
 
 
+def test_rebuild_leaves_out_what_could_not_be_read_again(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """Else the manifest of one product hides all others."""
+    commit_all(tmp_path)
+    outputs = measurement_set("measurement_set", "/odd.ms", 61065.9)
+    outputs["measurement_set"] = {**cast(Any, outputs["measurement_set"]), "mid_mjd": 1e300}
+    folder, _ = commit(tmp_path, "convert", "2026-01-25T23:00:00", outputs)
+    report = registry.rebuild(tmp_path)
+    assert report.entered == N_PRODUCTS
+    ((path, text),) = report.broken
+    assert path == folder
+    assert "mid_mjd is 1e+300" in text
+    assert [group.group_id for group in registry.groups()] == [*GROUPS]
+
+
 def test_rebuild_leaves_out_what_no_table_can_hold(registry: Registry, tmp_path: Path) -> None:
     """One product among many; the others are entered, and its group has not moved."""
     commit_all(tmp_path)

@@ -37,6 +37,7 @@ from absurd_contimg.registry.models import (
 )
 from absurd_contimg.registry.mosaics import MosaicRow
 from absurd_contimg.registry.photometry import PhotometryRow
+from absurd_contimg.registry.stored_types import require_readable
 
 DERIVED_TABLES: tuple[type[Base], ...] = (
     CaltableRow, CaltableSetRow, MeasurementSetRow, ImageRow, ValidationRow,
@@ -75,7 +76,10 @@ def derived_rows(folder: Path, manifest: Manifest) -> list[Base]:
     size_bytes = sum(entry.size for entry in manifest.files)
     product = Product(**columns, folder=str(folder), size_bytes=size_bytes)
     try:
-        return [product, *_typed_rows(folder, manifest)]
+        rows = [product, *_typed_rows(folder, manifest)]
+        for row in rows:
+            require_readable(row)
+        return rows
     except (CorruptInputError, MissingInputError) as error:  # of a table in it
         text = f"The product {folder} is broken: {error.problem}"
         raise BrokenProductError(text, error.remedy) from error

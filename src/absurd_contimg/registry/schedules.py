@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import Base, row_values
-from absurd_contimg.registry.stored_types import IsoTime, StoredBigInteger, StoredState
+from absurd_contimg.registry.stored_types import StoredBigInteger, StoredState
 
 
 class ScheduleKind(StrEnum):
@@ -41,7 +41,7 @@ class ScheduleRow(Base):
     action: Mapped[dict[str, Any]]
     catch_up: Mapped[str]
     last_slot: Mapped[int | None] = mapped_column(StoredBigInteger)
-    last_run: Mapped[IsoTime | None]
+    last_run: Mapped[str | None]
     outcome: Mapped[str | None]
 
 

@@ -242,6 +242,17 @@ TYPES: dict[Any, Any] = {
 """For SQLAlchemy: the type of a column by its annotation."""
 
 
+def require_readable(row: Any) -> None:
+    """Raise `UnreadableValueError` if a mapped object has a value that could not be read again."""
+    for column in row.__table__.columns:
+        value = getattr(row, column.key)
+        if isinstance(column.type, _Stored) and value is not None:
+            try:
+                column.type.checked(value)
+            except UnreadableValueError as error:
+                raise UnreadableValueError(f"{column.name} is {value!r:.80}: {error}") from error
+
+
 def unreadable_row(connection: Connection, tables: MetaData) -> str:
     """Table, key, column and value of the first row that a type refuses; empty if there is none."""
     dialect = connection.dialect

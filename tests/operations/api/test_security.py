@@ -171,7 +171,7 @@ async def test_product_that_names_a_file_elsewhere_has_no_picture(
             session.add(
                 Product(
                     key=key, stage="image", stage_version=1, group_id="G", folder=folder,
-                    outputs={}, created_at="2026", attempt="a", host="h", size_bytes=1,
+                    outputs={}, created_at="2026-03-01", attempt="a", host="h", size_bytes=1,
                 )
             )  # fmt: skip
         answer = await api.get(f"/v1/products/{key}/quicklook")
