@@ -18,7 +18,7 @@ def test_settings_are_checked(tmp_path_factory: pytest.TempPathFactory) -> None:
         PipelineConfig.model_validate({"paths": paths, "imaging": {"nitre": 5}})
     with pytest.raises(ValueError, match="cell_arcsec"):
         PipelineConfig.model_validate({"paths": paths, "imaging": {"cell_arcsec": -1}})
-    with pytest.raises(ValueError, match="subbands_min 17 exceeds"):
+    with pytest.raises(ValueError, match="subbands_min is 17: it must be at most"):
         PipelineConfig(paths=paths, conversion=ConversionConfig(subbands_min=17))
     assert PipelineConfig.tiny(paths).digest() != PipelineConfig(paths=paths).digest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import signal
@@ -146,6 +147,8 @@ def test_interrupt_while_commands_are_imported_is_one_line(
     ) as process:
         assert process.stderr is not None
         assert process.stdout is not None
+        # It cannot run ahead of what is read here by more than a page of names.
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
         for line in process.stderr:
             if "pydantic" in line:
                 process.send_signal(signal.SIGINT)
