@@ -22,7 +22,7 @@ from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.execution.scratch import ScratchOwner
 
 def child():
-    os.write(1, b"%d\n" % os.getpid())  # whole lines, as two processes write
+    os.write(1, b"%d\\n" % os.getpid())  # whole lines, as two processes write
     time.sleep(60)
 
 async def main():
@@ -37,7 +37,7 @@ async def main():
                 session.execute("select 1")
                 await asyncio.to_thread(fork(target=child).start)
                 await backend.list_queues()
-                os.write(1, b"works\n")
+                os.write(1, b"works\\n")
                 await asyncio.Event().wait()
 
 asyncio.run(main())
