@@ -307,6 +307,15 @@ def test_scratch_on_another_file_system_is_refused(tmp_path: Path) -> None:
         prepare_folders(PathsConfig(**{**paths, "scratch_dir": shm}))
 
 
+def test_folder_of_products_on_another_file_system_is_refused(tmp_path: Path) -> None:
+    """Before the first stage, and not when the image of a night is to be published."""
+    paths = PathsConfig.below(tmp_path)
+    paths.output_dir.mkdir(parents=True)
+    (paths.output_dir / "images").symlink_to("/dev/shm")
+    with pytest.raises(SettingError, match="images is a link to another file system, /dev/shm"):
+        prepare_folders(paths)
+
+
 def test_stage_in_process_cannot_have_a_product(here: Here) -> None:
     """The two exclude each other: a product needs a stage process."""
 

@@ -245,6 +245,18 @@ def test_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     assert "whole cannot be read" in ended.stderr
 
 
+@pytest.mark.parametrize("name", ["../../victim", "/victim", "..", ".hidden"])
+@pytest.mark.parametrize("field", ["key", "group_id"])
+def test_manifest_whose_names_would_leave_a_folder_is_refused(
+    tmp_path: Path, field: str, name: str
+) -> None:
+    """The key names the folder of a removed product: one was moved out of the site."""
+    product, committed = make(tmp_path)
+    manifest = publish(product, committed).manifest.to_json()
+    with pytest.raises(ValueError, match="is no key or name"):
+        Manifest.from_json({**manifest, field: name})
+
+
 def test_lock_files_are_no_content(tmp_path: Path) -> None:
     """casacore rewrites table.lock when a table is only read."""
     product, committed = make(tmp_path)

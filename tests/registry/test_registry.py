@@ -267,6 +267,19 @@ def test_wrong_url_is_a_setting_error(url: str) -> None:
         Registry(url)
 
 
+def test_rebuild_names_a_linked_folder_of_products(registry: Registry, tmp_path: Path) -> None:
+    """What is behind it would be forgotten in silence."""
+    commit_all(tmp_path)
+    moved = tmp_path.parent / f"{tmp_path.name}-elsewhere"
+    (tmp_path / "convert").rename(moved)
+    (tmp_path / "convert").symlink_to(moved)
+    report = registry.rebuild(tmp_path)
+    assert report.entered < N_PRODUCTS
+    ((path, text),) = report.broken
+    assert path == tmp_path / "convert"
+    assert "it is a link" in text
+
+
 def test_rebuild_leaves_out_what_could_not_be_read_again(
     registry: Registry, tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ from absurd_contimg.execution.stage_process import run_stage
 from absurd_contimg.execution.stage_slots import NO_LIMITS, StageSlots
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.manifest import Manifest
-from absurd_contimg.products.store import Published, load_committed, publish
+from absurd_contimg.products.store import Published, linked_folders, load_committed, publish
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -235,6 +235,14 @@ def check_folders(paths: PathsConfig) -> None:
             "different file systems, so products cannot be renamed into place.",
             "Put scratch_dir on the file system of output_dir.",
         )
+    others = {paths.input_dir, *(getattr(paths, name) for name in _WRITTEN)}
+    for path in linked_folders(paths.output_dir) if paths.output_dir.is_dir() else ():
+        if path not in others and path.stat().st_dev != devices["output_dir"]:
+            raise SettingError(
+                f"{path} is a link to another file system, {os.readlink(path)}, so products cannot "
+                "be renamed into place.",
+                "Move it back, or move the whole output folder.",
+            )
 
 
 def prepare_folders(paths: PathsConfig) -> None:

@@ -101,6 +101,9 @@ class Manifest:
         except (KeyError, TypeError) as error:
             raise ValueError(f"manifest fields do not fit: {error}") from error
         _check_types(manifest)
+        for name in (manifest.key, manifest.group_id):  # they become names of folders
+            if "/" in name or name.startswith("."):
+                raise ValueError(f"{name[:60]!r} is no key or name of a group")
         entries: tuple[FileEntry | InputEntry, ...] = (*manifest.files, *manifest.inputs)
         for entry in entries:
             _check_types(entry)

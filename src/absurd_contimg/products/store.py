@@ -166,6 +166,20 @@ def earlier_output_dir(product: str, output_dir: Path, files: FileSystem = LOCAL
     return None
 
 
+def linked_folders(output_dir: Path) -> list[Path]:
+    """Folders that are links, other than products: what is below them does not count."""
+    return [
+        path
+        for path in sorted(output_dir.iterdir())
+        if path.is_symlink()
+        and path.name not in (PUBLISHED, REMOVED)
+        and _PRODUCT_NAME.fullmatch(path.name) is None
+        and path.is_dir()
+        and not (path / MANIFEST_NAME).exists()
+        and not output_dir.resolve().is_relative_to(path.resolve())
+    ]
+
+
 def product_folders(
     output_dir: Path,
     *,
@@ -183,6 +197,9 @@ def product_folders(
     for folder, subfolders, files in os.walk(output_dir, onerror=on_error):
         if Path(folder) == output_dir:
             subfolders[:] = [name for name in subfolders if name not in (PUBLISHED, REMOVED)]
+            for path in linked_folders(output_dir):
+                if on_error is not None and any(product_folders(path)):
+                    on_error(OSError(errno.ELOOP, "it is a link, which is not followed", str(path)))
         for name in sorted((*subfolders, *files)):
             path = Path(folder, name)
             is_named = _PRODUCT_NAME.fullmatch(name) or os.path.lexists(path / MANIFEST_NAME)
