@@ -194,6 +194,7 @@ def _run(
         os.dup2(output, 1)
         os.dup2(errors, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+        console._file = error_console._file = None  # a test may have set others
         logging.root.handlers.clear()  # pytest's
         os.environ.clear()
         os.environ.update(environment)

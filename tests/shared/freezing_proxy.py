@@ -1,9 +1,10 @@
-"""A proxy before a Postgres server whose connections can fall silent; nothing is closed."""
+"""A proxy before a Postgres server whose connections can fall silent; none is closed before it."""
 
 from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,7 @@ class FreezingProxy:
         self._thawed, self._closed = threading.Event(), threading.Event()
         self._thawed.set()
         self._generation = 0
+        self._sockets: list[socket.socket] = []
         self.connections = 0
         """How many were made through it."""
         if tcp:
@@ -60,10 +62,14 @@ class FreezingProxy:
         self.close()
 
     def close(self) -> None:
-        """Accept no more connections, and let the threads end."""
+        """Accept no more connections, close those that are there, and let the threads end."""
         self._closed.set()
         self._thawed.set()
         self._listener.close()
+        for each in self._sockets:
+            with suppress(OSError):  # it was closed at the other end
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
 
     def _in_thread(self, function: object, *arguments: object) -> None:
         threading.Thread(target=function, args=arguments, daemon=True).start()  # type: ignore[arg-type]  # any callable
@@ -76,6 +82,7 @@ class FreezingProxy:
                 return  # closed
             self.connections += 1
             server = socket.socket(socket.AF_UNIX)
+            self._sockets += [client, server]
             server.connect(self._server)
             for pair in ((client, server), (server, client)):
                 self._in_thread(self._forward, *pair, self._generation)
