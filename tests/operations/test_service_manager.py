@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,7 +113,11 @@ async def spawn(database_url: str, name: str | None) -> None:
 
 
 def recorded(folder: Path) -> ServiceRecord:
-    (record,) = list_services(Database(folder / "out/state/registry.sqlite3"))
+    """The record of the one process, which another thread writes."""
+    database, give_up = Database(folder / "out/state/registry.sqlite3"), time.monotonic() + 20
+    while not (records := list_services(database)) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    (record,) = records
     return record
 
 
