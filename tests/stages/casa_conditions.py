@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from casatasks import flagdata
 
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, OTHER_CALIBRATION, with_fallbacks
 from absurd_contimg.execution.stage import PipelineStage, Workspace
-from absurd_contimg.products.outputs import CalibrateApplyOutputs, ConvertOutputs, to_json
+from absurd_contimg.products.outputs import CalibrateApplyOutputs, to_json
 from absurd_contimg.science.imagers import run_imager
 from absurd_contimg.science.measurement_set import open_table, working_copy
 from absurd_contimg.science.total_intensity import write_total_intensity
@@ -169,37 +168,6 @@ def other_cases() -> None:
     attempt("image: data missing", image, gone)
 
 
-def add_interference(main: Any, path: Path) -> None:
-    """To a channel of some baselines, and here and there; where is in a file."""
-    data, flags, first = (main.getcol(name) for name in ("DATA", "FLAG", "ANTENNA1"))
-    rng = np.random.default_rng(1)
-    where = rng.random(data.shape) < 0.002
-    where[:, data.shape[1] // 3, first < 2] = True
-    where &= ~flags
-    phases = np.exp(2j * np.pi * rng.random(where.sum()))
-    data[where] += 8.0 * np.median(np.abs(data[~flags])) * phases
-    main.putcol("DATA", data)
-    np.save(path.with_suffix(".npy"), where)
-
-
-def outliers_case() -> None:
-    """What CASA's tfcrop and the stage find of the interference, and flag beside it."""
-    context = damaged(SCIENCE, "measurement_set", "o1", add_interference)
-    path = context.outputs_of(ConvertOutputs).measurement_set.path
-    where = np.load(path.with_suffix(".npy"))
-    with open_table(path) as main:
-        good = ~main.getcol("FLAG") & ~where
-    result = attempt("flag: interference", FlagStage(), context)
-    made = ROOT / "flag-interference" / "product" / Path(result["flagged_ms"]["path"]).name
-    flagdata(str(path), mode="tfcrop", extendflags=False, flagbackup=False)
-    shares = {}
-    for name, flagged in (("tfcrop", path), ("stage", made)):
-        with open_table(flagged) as main:
-            flags = main.getcol("FLAG")
-        shares[name] = (float(flags[where].mean()), float(flags[good].mean()))
-    raised["flag: interference"] = ("none", json.dumps(shares))
-
-
 def flag_one_hand(main: Any, _path: Path) -> None:
     """In half of the rows."""
     flags = main.getcol("FLAG")
@@ -224,6 +192,5 @@ def total_intensity_case() -> None:
 solve_cases()
 apply_cases()
 other_cases()
-outliers_case()
 total_intensity_case()
 (ROOT / "raised.json").write_text(json.dumps(raised))

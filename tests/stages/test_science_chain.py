@@ -313,7 +313,6 @@ def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> Non
         "solve: own solutions were refused",
         "flag: greedy, then gentler",
         "validate: gentler flags",
-        "flag: interference",
         "image: total intensity",
     }
     assert set(raised) == {*expected, *fine}
@@ -322,9 +321,6 @@ def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> Non
     assert raised["solve: four middle sub-bands missing"] == ["none", ""]
     assert raised["flag: greedy, then gentler"] == ["none", "True"]
     assert "flagging" in raised["validate: gentler flags"][1]
-    shares = json.loads(raised["flag: interference"][1])
-    assert shares["stage"][0] >= shares["tfcrop"][0] > 0.3, shares
-    assert shares["stage"][1] < 0.005, shares
     assert float(raised["image: total intensity"][1]) < 1e-5
     # The next of the default list that is among these ten antennas.
     assert raised["solve: preferred reference flagged"] == ["none", "DSA107"]
