@@ -29,6 +29,7 @@ from absurd_contimg.operations.night_report.facts import (
     EarlierNight,
     GroupFacts,
     ImageFigures,
+    MosaicFacts,
     OperationsFacts,
     SolvedSet,
     SourceFacts,
@@ -332,3 +333,12 @@ def test_limits_in_the_wrong_order_are_refused() -> None:
         NightReportConfig(noise_ratio_warn=3.0, noise_ratio_fail=2.0)
     with pytest.raises(ValueError, match="dynamic_range_fail"):
         NightReportConfig(dynamic_range_warn=30.0, dynamic_range_fail=100.0)
+
+
+@pytest.mark.parametrize(("excess", "status"), [(0.0, "pass"), (0.029, "pass"), (0.05, "warn")])
+def test_tiles_that_differ_within_their_errors_are_no_warning(excess: float, status: str) -> None:
+    """The gate of the mosaic itself: of a hundred pairs of tiles one differs by chance."""
+    mosaic = MosaicFacts("w", "accepted", (), 2, 0, 1.0, 0.2, 0.008, tile_excess=excess)
+    facts = replace(good_night(), mosaics=(mosaic,), windows_closed=1)
+    row = next(each for each in judge(facts, CONFIG) if each.key == "mosaics")
+    assert row.status == status

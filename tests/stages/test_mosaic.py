@@ -216,6 +216,8 @@ def test_a_wrong_flux_scale_degrades_the_mosaic(
         write_catalogue(site.catalogue, [replace(s, flux_jy=s.flux_jy * 0.15) for s in sources])
     mosaic = site.make(workspace)[0].mosaic
     assert mosaic.failed_gates == (() if gate is None else (gate,))
+    assert mosaic.tile_excess_worst is not None
+    assert (mosaic.tile_excess_worst > 0.03) == (gate == "tiles")
     assert mosaic.verdict == ("accepted" if gate is None else "degraded")
 
 

@@ -117,7 +117,8 @@ class NightReportConfig(Section):
     negative_detections_warn: float = Field(0.2, gt=0)
     """Negative over positive detections, as the gate of mosaics (ours)."""
     overlap_error_warn: float = Field(0.03, gt=0)
-    """Of the flux ratio of the same sources in two tiles of a mosaic (table: 3 %)."""
+    """Of the flux ratio of the same sources in two tiles of a mosaic, beyond twice its error
+    (table: 3 %)."""
     overlap_error_fail: float = Field(0.2, gt=0)
     """The row fails from here on."""
     variable_share_warn: float = Field(0.1, gt=0, le=1)

@@ -112,6 +112,8 @@ class MosaicImage:
     position_error_median_arcsec: float | None
     east_offset_arcsec: float | None
     north_offset_arcsec: float | None
+    tile_excess_worst: float | None = None
+    """How far that ratio is from 1 beyond twice its error; None, too, in earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,6 +224,7 @@ class _Builder:
         weights, config, beam = self.total.weights, self.config, self.selection.beam
         frequency = float(np.average(self.frequencies_hz))
         pairs = compare_tiles(self.fluxes)
+        worst = max(pairs, key=lambda pair: pair.excess) if pairs else None
         checks = check_sources(
             self.pixels, weights, self.canvas.wcs, self.catalogue, beam, frequency,
             config.validation,
@@ -241,7 +242,8 @@ class _Builder:
             "covered_deg2": int(covered.sum()) * self.canvas.cell_deg**2,
             "covered_once_fraction": float((self.total.depth == 1).sum() / covered.sum()),
             "n_tile_pairs": len(pairs),
-            "tile_ratio_worst": max(pairs, key=lambda p: p.excess).ratio if pairs else None,
+            "tile_ratio_worst": None if worst is None else worst.ratio,
+            "tile_excess_worst": None if worst is None else worst.excess,
         }
         failed = failed_gates(figures, pairs, table, config, inputs.tier)
         times = [tile.mid_mjd for tile in table.used]

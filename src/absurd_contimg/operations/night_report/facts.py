@@ -209,7 +209,8 @@ class MosaicFacts:
     covered_deg2: Number
     covered_once: Number
     noise_jy: Number
-    tile_ratio_worst: Number
+    tile_excess: Number
+    """How far the worst flux ratio of two tiles is from 1, beyond twice its error."""
     deg2_by_noise_mjy: Mapping[float, float] = field(default_factory=dict)
     """Area with at most that noise."""
     published_at: datetime | None = None

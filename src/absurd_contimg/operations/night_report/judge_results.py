@@ -36,17 +36,16 @@ def result_rows(
 def _mosaics(facts: NightFacts, gates: NightReportConfig) -> Row:
     key, title, unit = "mosaics", "Mosaics", "%"
     gate = (
-        f"flux ratio of overlapping tiles: warns beyond {gates.overlap_error_warn:.0%}, fails "
-        f"beyond {gates.overlap_error_fail:.0%}; a closed window without a mosaic warns"
+        "flux ratio of overlapping tiles, beyond twice its error: warns beyond "
+        f"{gates.overlap_error_warn:.0%}, fails beyond {gates.overlap_error_fail:.0%}; a closed "
+        "window without a mosaic warns"
     )
     mosaics = facts.mosaics
     if not mosaics:
         reason = f"no mosaic of {facts.windows_closed} closed windows"
         return not_measured(key, title, unit, gate, reason, expected=facts.windows_closed > 0)
     errors = {
-        mosaic.window_id: abs(mosaic.tile_ratio_worst - 1.0)
-        for mosaic in mosaics
-        if mosaic.tile_ratio_worst is not None
+        mosaic.window_id: mosaic.tile_excess for mosaic in mosaics if mosaic.tile_excess is not None
     }
     largest = max(known(errors.values()), default=None)
     made = {mosaic.window_id for mosaic in mosaics}
@@ -59,7 +58,7 @@ def _mosaics(facts: NightFacts, gates: NightReportConfig) -> Row:
     )  # fmt: skip
     gates_failed = sorted({gate_name for mosaic in degraded for gate_name in mosaic.failed_gates})
     reasons = [
-        f"fluxes of overlapping tiles differ by {shown(100 * largest)} %"
+        f"fluxes of overlapping tiles differ by {shown(100 * largest)} % beyond twice the error"
         if largest is not None and largest > gates.overlap_error_warn else "",
         f"{len(degraded)} of {len(mosaics)} mosaics are degraded: {', '.join(gates_failed)}"
         if degraded else "",
@@ -75,8 +74,8 @@ def _mosaics(facts: NightFacts, gates: NightReportConfig) -> Row:
         key, title, status,
         f"{len(mosaics)} mosaics, {shown(area)} deg², {shown(None if once is None else 100 * once)}"
         f" % covered once; overlaps differ by at most "
-        f"{shown(None if largest is None else 100 * largest)} %; {tiles} tiles used, {refused} "
-        "refused",
+        f"{shown(None if largest is None else 100 * largest)} % beyond twice the error; {tiles} "
+        f"tiles used, {refused} refused",
         None if largest is None else 100.0 * largest, unit, gate, "; ".join(filter(None, reasons)),
         numbers={
             "mosaics": len(mosaics), "area_deg2": area, "covered_once": once, "tiles": tiles,

@@ -57,12 +57,19 @@ def mosaic_facts(
         covered_deg2=mosaic.covered_deg2,
         covered_once=mosaic.covered_once_fraction,
         noise_jy=mosaic.noise_jy,
-        tile_ratio_worst=mosaic.tile_ratio_worst,
+        tile_excess=_tile_excess(mosaic),
         deg2_by_noise_mjy=area_by_depth(mosaic),
         published_at=None if published is None else datetime.fromisoformat(published),
         mid_mjd=mosaic.mid_mjd,
         task_id="" if history is None else str(history.task.task_id),
     )
+
+
+def _tile_excess(mosaic: MosaicImage) -> float | None:
+    """The figure of the mosaic's own gate; of earlier versions, which kept no error, all of it."""
+    if mosaic.tile_excess_worst is None and mosaic.tile_ratio_worst is not None:
+        return abs(mosaic.tile_ratio_worst - 1.0)
+    return mosaic.tile_excess_worst
 
 
 def area_by_depth(mosaic: MosaicImage) -> Mapping[float, float]:
