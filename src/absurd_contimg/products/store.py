@@ -189,7 +189,8 @@ def product_folders(
     """Every folder with a manifest below an output folder, in the order of their paths.
 
     A product may be a link to a folder; a link with the name of a product counts as one, so that
-    it is missed while its target is away. Those of a folder come first. Other links are left out.
+    it is missed while its target is away. Those of a folder come first. Other links are left out,
+    after a call of `on_error` where products are behind them.
     With `like_products`, folders too that have the name of a product and no manifest. Folders that
     cannot be read are left out, after a call of `on_error`, and so are `PUBLISHED`, which
     holds copies of products, and `REMOVED`, which holds what is being removed.
@@ -197,9 +198,8 @@ def product_folders(
     for folder, subfolders, files in os.walk(output_dir, onerror=on_error):
         if Path(folder) == output_dir:
             subfolders[:] = [name for name in subfolders if name not in (PUBLISHED, REMOVED)]
-            for path in linked_folders(output_dir):
-                if on_error is not None and any(product_folders(path)):
-                    on_error(OSError(errno.ELOOP, "it is a link, which is not followed", str(path)))
+            if on_error is not None:
+                _report_links(output_dir, on_error)
         for name in sorted((*subfolders, *files)):
             path = Path(folder, name)
             is_named = _PRODUCT_NAME.fullmatch(name) or os.path.lexists(path / MANIFEST_NAME)
@@ -210,6 +210,13 @@ def product_folders(
         if MANIFEST_NAME in (*files, *subfolders) or is_alike:
             subfolders.clear()  # what is inside belongs to the product
             yield Path(folder)
+
+
+def _report_links(output_dir: Path, on_error: Callable[[OSError], None]) -> None:
+    """Call `on_error` for each linked folder that has products behind it."""
+    for path in linked_folders(output_dir):
+        if any(product_folders(path)):
+            on_error(OSError(errno.ELOOP, "it is a link, which is not followed", str(path)))
 
 
 def read_products(

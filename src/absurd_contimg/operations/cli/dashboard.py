@@ -78,7 +78,7 @@ def dashboard(
             else:
                 source = await stack.enter_async_context(production_source(state.settings()))
             listener = stack.enter_context(open_socket(host, port))
-            tell_ready: Callable[[], None] = lambda: None  # noqa: E731
+            tell_ready: Callable[[], None] | None = None
             if "NOTIFY_SOCKET" in os.environ and source.live:  # who only looks is no service
                 reported = reported_server(
                     state.settings(), source.site, ServiceKind.DASHBOARD, listener
@@ -87,7 +87,8 @@ def dashboard(
 
             def on_ready() -> None:
                 console.out(f"Dashboard: {address(listener)}/")
-                tell_ready()
+                if tell_ready is not None:
+                    tell_ready()
 
             await serve(make_app(source, rules), listener, on_ready)
 
