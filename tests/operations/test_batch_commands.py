@@ -119,7 +119,7 @@ def test_batch_is_started_paused_resumed_and_cancelled_with_its_running_task(
     assert "cancelled (wrong settings)" in cancelled
     assert "5 cancelled" in cancelled
     assert "5 cancelled" in contimg("batch", "cancel", batch)  # again: a death in between
-    assert "is not in the registry" in contimg("batch", "cancel", "other", refused=True)
+    assert "There is no batch 'other'" in contimg("batch", "cancel", "other", refused=True)
     queues = json.loads(contimg("queue", "list", "--json"))
     counts = {each["queue"]["queue_name"]: each["queue"]["tasks_by_state"] for each in queues}
     assert counts[QUEUE] == {"cancelled": 2}

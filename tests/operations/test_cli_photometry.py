@@ -93,14 +93,14 @@ def test_photometry_shows_the_sources_of_a_group(site: Site) -> None:
 def test_lightcurve_shows_a_variable_and_draws_it(site: Site, tmp_path: Path) -> None:
     """By its name; the scale of each night is taken out."""
     picture = tmp_path / "curve.png"
-    result = site.run("lightcurve", "3C 84", "--output", str(picture))
+    result = site.run("lightcurve", "3C 84", "--png", str(picture))
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     assert max(map(len, lines)) <= 80 or f"Wrote {picture}" in lines[-1]
     assert ": variable" in result.output
     assert picture.read_bytes().startswith(b"\x89PNG")
     first = picture.read_bytes()
-    assert site.run("lightcurve", "3C 84", "--output", str(picture)).exit_code == 0
+    assert site.run("lightcurve", "3C 84", "--png", str(picture)).exit_code == 0
     assert picture.read_bytes() == first
     curve = json.loads(site.run("lightcurve", "3C 84", "--json").output)
     assert [point["epoch"] for point in curve["points"]] == NIGHTS
@@ -124,8 +124,8 @@ def test_lightcurve_of_a_position_across_ra_0_h(site: Site) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("3C84", "Similar names: 3C 84"),
-        ("s3", "Similar names: S3"),
+        ("3C84", "Did you mean 3C 84?"),
+        ("s3", "Did you mean S3?"),
         ("lost", "No source 'lost' has been measured"),
         ("0.05,17.0", "the nearest is S24"),
         ("400,17", "no position on the sky"),
@@ -159,7 +159,7 @@ def test_unknown_names_and_empty_sites_are_refused(site: Site, tmp_path: Path) -
     """With similar groups, and without making a registry."""
     unknown = site.run("photometry", "2025-01-10T03:04:06").exception
     assert isinstance(unknown, MissingInputError)
-    assert f"Similar: {NIGHTS[0]}" in str(unknown)
+    assert f"Did you mean {NIGHTS[0]}?" in str(unknown)
     empty = [f"--{name}-dir={tmp_path / name}" for name in ("input", "output", "scratch", "state")]
     for command in (["photometry", "x"], ["lightcurve", "x"], ["variability"]):
         result = CliRunner().invoke(app, [*empty, *command])

@@ -304,7 +304,7 @@ def test_queues_of_others_in_the_database_are_left_alone(site: BusySite) -> None
 
 def test_stop_needs_a_reason_and_a_queue(site: BusySite) -> None:
     require(site.contimg("emergency", "stop"), 1)
-    require(site.contimg("emergency", "stop", "--reason", "x", "--only", "absent"), 1)
+    require(site.contimg("emergency", "stop", "--reason", "x", "--queue", "absent"), 1)
     refused = site.contimg("emergency", "clear-queue", "absent")  # nothing is asked
     assert "There is no queue 'absent'" in str(refused.exception)
     assert "No queue is paused" in require(site.contimg("emergency", "resume"))

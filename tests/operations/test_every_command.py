@@ -123,6 +123,32 @@ def test_every_option_says_what_it_means_with_default_and_unit() -> None:
     assert lacking == []
 
 
+def test_no_help_is_cut_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of an option was: --pipeline-versi…"""
+    monkeypatch.setenv("COLUMNS", "80")
+    cut = [
+        line
+        for name in COMMANDS
+        for line in CliRunner().invoke(app, [*name.split(), "--help"]).output.splitlines()
+        if "…" in line
+    ]
+    assert cut == []
+
+
+def test_a_flag_has_one_name_and_an_idea_one_option() -> None:
+    """A flag needs no --no-. A time, a queue or a picture has the same option everywhere."""
+    options = {
+        (name, each)
+        for name, command in COMMANDS.items()
+        for option in command.params
+        for each in (*option.opts, *option.secondary_opts)
+    }
+    others = ("--no-", "--only", "--start", "--end", "--in-state")
+    assert [each for each in sorted(options) if each[1].startswith(others)] == []
+    before = {each for option in typer.main.get_command(app).params for each in option.opts}
+    assert {each for _, each in options} & before == {"--queue"}
+
+
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in list(os.environ):

@@ -147,13 +147,13 @@ def test_night_is_split_by_declination_and_by_the_canvas(new_site: Callable[[], 
 
 REFUSED = (
     ((), "Give a window, or --night DATE"),
-    (("window-9",), "Window window-9 is not in the registry"),
+    (("window-9",), "There is no window 'window-9' in the registry"),
     (("--night", "yesterday"), "'yesterday' is no day"),
     (("--night", "2020-01-01"), "There is no image from 2020-01-01T00:00:00"),
-    (("--start", "2025-01-15"), "Give a window"),
+    (("--since", "2025-01-15"), "Give a window"),
     (("--deep", "--night", NIGHT), "Give a window"),
-    (("--start", "2025-01-16", "--end", "2025-01-15"), "is not before"),
-    (("--start", "soon", "--end", "2025-01-15"), "--start 'soon' is no time"),
+    (("--since", "2025-01-16", "--until", "2025-01-15"), "is not before"),
+    (("--since", "soon", "--until", "2025-01-15"), "--since 'soon' is no time"),
     (("window-9", "--declination", "16"), "A window has its own declination"),
 )
 
@@ -171,10 +171,10 @@ def test_a_mosaic_that_cannot_be_made_says_why(new_site: Callable[[], Site]) -> 
     site = new_site()
     with closing(site.registry):
         site.commit(strip(10.0, 16.0, 1, **SMALL))
-        result = site.run("make", "--start", NIGHT, "--end", "2025-01-16", "--deep")
+        result = site.run("make", "--since", NIGHT, "--until", "2025-01-16", "--deep")
         assert result.exit_code == 1
         assert "a mosaic needs 2" in result.stdout
-        (plan,) = site.plans("--start", NIGHT, "--end", "2025-01-16", "--deep")
+        (plan,) = site.plans("--since", NIGHT, "--until", "2025-01-16", "--deep")
         assert (plan["tier"], plan["width_px"]) == ("deep", 0)
 
 

@@ -47,7 +47,9 @@ def test_misspelt_queue_makes_no_queue(tmp_path_factory: pytest.TempPathFactory)
             return await backend.list_queues()
 
     assert "night" in asyncio.run(queues("night"))
-    with pytest.raises(SettingError, match=r"no queue 'nigth'; there is night.*nigth db init"):
+    with pytest.raises(
+        SettingError, match=r"no queue 'nigth'; there are: night.*Did you mean night.*nigth db init"
+    ):
         asyncio.run(queues("nigth"))
     assert "nigth" not in asyncio.run(queues("night"))
 

@@ -105,7 +105,7 @@ def test_command_lists_files_of_a_span(site: Path) -> None:
     wrong = contimg(site, site / "products", "files", "yesterday")
     assert wrong.exit_code != 0
     assert "yesterday" in wrong.output
-    state = contimg(site, site / "products", "files", begin, "--in-state", "gone", "--json")
+    state = contimg(site, site / "products", "files", begin, "--state", "gone", "--json")
     assert json.loads(state.output) == []
 
 

@@ -6,7 +6,6 @@ system ignored misspelt variables and ran for months without settings that its o
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from absurd_contimg.config.previous_variables import IGNORED_VARIABLES, REPLACED
 from absurd_contimg.config.refused_values import shown_value
 from absurd_contimg.errors import SettingError
 from absurd_contimg.regular_files import read_regular
+from absurd_contimg.similar_names import did_you_mean
 
 _SECRET_BYTES_MAX = 4096
 _PREFIXES = ("ABSURD_", "PIPELINE_", "CONTIMG_")
@@ -162,8 +162,7 @@ def from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], di
             continue
         variable = VARIABLES.get(name)
         if variable is None:
-            near = difflib.get_close_matches(name, VARIABLES, n=1)
-            hint = f"Did you mean {near[0]}?" if near else "contimg settings lists all."
+            hint = did_you_mean(name, VARIABLES, "contimg settings lists all.")
             hint = REPLACED_VARIABLES.get(name, hint)
             raise SettingError(f"The environment variable {name} is unknown.", hint)
         try:

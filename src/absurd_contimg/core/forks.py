@@ -19,6 +19,7 @@ from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES, START_PREFIX
 from absurd_contimg.core.step_order_check import STEPS_CHANGED
 from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.similar_names import did_you_mean
 
 FORK_HEADER = "forked_from"
 """The header of a forked task: queue and id of its parent, and the step at which it begins."""
@@ -82,7 +83,7 @@ def steps_before(history: History, step: str) -> list[Checkpoint]:
         known = ", ".join(points) or "none"
         raise SettingError(
             f"Task {history.task.task_id} has no step {step!r}; there are: {known}.",
-            "contimg history shows its steps.",
+            did_you_mean(step, points, "contimg history shows its steps."),
         )
     before: list[Checkpoint] = []
     for saved in history.checkpoints:

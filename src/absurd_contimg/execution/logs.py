@@ -43,6 +43,16 @@ def newest_logs(folder: Path, stage: str | None = None) -> list[Path]:
     return sorted(starts[start]) if written else []
 
 
+def logged_groups(state_dir: Path) -> list[str]:
+    """The names of the groups that have a folder of logs."""
+    return sorted(path.name for path in (state_dir / "logs").glob("*/"))
+
+
+def logged_stages(folder: Path) -> list[str]:
+    """The stages that have a log in a group's folder."""
+    return sorted({path.name.partition("-")[0] for path in folder.glob("*.log")})
+
+
 def severe_messages(casa_log: Path) -> tuple[str, ...]:
     """The last messages that CASA logged as SEVERE, oldest first, without their times."""
     messages = []

@@ -14,6 +14,7 @@ from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import Base, row_values
 from absurd_contimg.registry.stored_types import IsoTime, StoredState
+from absurd_contimg.similar_names import did_you_mean
 
 
 class BatchState(StrEnum):
@@ -233,8 +234,10 @@ class Batches:
 def _get(session: Session, batch_id: str) -> BatchRow:
     row = session.get(BatchRow, batch_id)
     if row is None:
+        names = session.scalars(select(BatchRow.batch_id))
         raise MissingInputError(
-            f"Batch {batch_id} is not in the registry.", "contimg batch status lists them."
+            f"There is no batch {batch_id!r} in the registry.",
+            did_you_mean(batch_id, names, "contimg batch status lists them."),
         )
     return row
 

@@ -39,6 +39,7 @@ from absurd_contimg.registry.windows import (
     note_window_task,
     store_windows,
 )
+from absurd_contimg.similar_names import did_you_mean
 
 NEXT_GROUP_SECONDS_MAX = 900
 """A file with a later time than this is no sign that the next group has begun: a wrong clock."""
@@ -280,8 +281,10 @@ class IngestionTables:
         with self._database.writing() as session:
             row = session.get(ObservationGroup, group_id)
             if row is None:
+                names = session.scalars(select(ObservationGroup.group_id))
                 raise MissingInputError(
-                    f"Group {group_id} is not in the registry.", "contimg groups lists them."
+                    f"There is no group {group_id!r} in the registry.",
+                    did_you_mean(group_id, names, "contimg groups lists them."),
                 )
             if row.ingest_state == IngestState.COLLECTING:
                 raise SettingError(

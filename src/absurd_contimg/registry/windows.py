@@ -17,6 +17,7 @@ from absurd_contimg.errors import MissingInputError
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import Base, row_values
 from absurd_contimg.registry.stored_types import Mjd, StoredState
+from absurd_contimg.similar_names import did_you_mean
 
 
 class WindowState(StrEnum):
@@ -95,8 +96,10 @@ def get_window(database: Database, window_id: str) -> Window:
     with database.reading() as session:
         row = session.get(WindowRow, window_id)
         if row is None:
+            names = session.scalars(select(WindowRow.window_id))
             raise MissingInputError(
-                f"Window {window_id} is not in the registry.", "Check its name: contimg windows."
+                f"There is no window {window_id!r} in the registry.",
+                did_you_mean(window_id, names, "contimg windows lists them."),
             )
         return _window(row)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import partial
 
 from absurd_contimg.config.alerts import AlertsConfig
@@ -10,6 +9,7 @@ from absurd_contimg.errors import SettingError
 from absurd_contimg.history.stage_figures import SAMPLE_MIN
 from absurd_contimg.operations.alerts import measures
 from absurd_contimg.operations.alerts.records import Dependency, Rule
+from absurd_contimg.similar_names import did_you_mean
 
 _DATABASE: frozenset[Dependency] = frozenset({"database"})
 _REGISTRY: frozenset[Dependency] = frozenset({"database", "registry"})
@@ -24,10 +24,9 @@ def make_rules(config: AlertsConfig) -> tuple[Rule, ...]:
     names = [rule.name for rule in rules]
     for name in config.disabled:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
             raise SettingError(
                 f"alerts.disabled names {name!r}, which is no rule.",
-                f"Did you mean {near[0]}?" if near else f"The rules: {', '.join(names)}.",
+                did_you_mean(name, names, f"The rules: {', '.join(names)}."),
             )
     return tuple(rule for rule in rules if rule.name not in config.disabled)
 

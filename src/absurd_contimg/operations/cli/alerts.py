@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from absurd_contimg.operations.alerts import RaisedAlert, Receiver
 
 alerts_app = typer.Typer(
-    help="What is wrong at the site, and who is told of it.", invoke_without_command=True
+    help="Show what is wrong at the site; list the rules, test the receivers.",
+    invoke_without_command=True,
 )
 app.add_typer(alerts_app, name="alerts")
 
@@ -65,7 +66,9 @@ def alerts(context: typer.Context, as_json: AsJson = False) -> None:
 
 @alerts_app.command()
 def rules(
-    markdown: Annotated[bool, typer.Option(help="Print docs/alerts.md.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the page docs/alerts.md.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the rules with their thresholds in this installation."""
@@ -89,7 +92,7 @@ def rules(
 
 @alerts_app.command()
 def run(once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False) -> None:
-    """Evaluate the rules every alerts.look_seconds until SIGTERM, and tell the receivers.
+    """Evaluate the rules every alerts.look_seconds and tell the receivers, until SIGTERM or Ctrl-C.
 
     The daemon does this too. One process of a site does it at a time: run this on another host, and
     it takes over when the daemon is silent. With --once, alerts need several runs: each is a look.

@@ -27,14 +27,14 @@ def serve_api_command(
         str, typer.Option(help="Where to listen. Any but the loopback interface needs a token.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one.")
+        int, typer.Option(min=0, max=65535, help="TCP port; 0: any that is free.")
     ] = 8000,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(help="A further name of this site in the Host header; repeatable."),
     ] = None,
 ) -> None:
-    """Serve the HTTP API until SIGTERM (docs/api.md).
+    """Serve the HTTP API until SIGTERM or Ctrl-C (docs/api.md).
 
     CONTIMG_API_TOKEN or CONTIMG_API_TOKEN_FILE holds the token without which nothing can be
     changed.

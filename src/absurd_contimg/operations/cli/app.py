@@ -8,7 +8,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar, cast
@@ -37,6 +37,7 @@ from absurd_contimg.operations.console import (
 from absurd_contimg.operations.log_stream import QueuedStream
 from absurd_contimg.secrets import has_password, mask
 from absurd_contimg.settings import Settings, load_settings
+from absurd_contimg.similar_names import did_you_mean
 
 if TYPE_CHECKING:
     from absurd_contimg.history.wait_explanation import WaitContext
@@ -52,12 +53,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Durable continuum imaging for the DSA-110, on Absurd.",
 )
-database_app = typer.Typer(no_args_is_help=True, help="The database of the tasks.")
+database_app = typer.Typer(
+    no_args_is_help=True, help="Make, find and stop the database of the tasks."
+)
 app.add_typer(database_app, name="db")
-quarantine_app = typer.Typer(no_args_is_help=True, help="Groups with unusable data.")
+quarantine_app = typer.Typer(
+    no_args_is_help=True, help="List and release the groups with unusable data."
+)
 app.add_typer(quarantine_app, name="quarantine")
-registry_app = typer.Typer(no_args_is_help=True, help="What is known of the products on disk.")
+registry_app = typer.Typer(
+    no_args_is_help=True, help="Compare the registry with the disk, rebuild it, list raw files."
+)
 app.add_typer(registry_app, name="registry")
+
+_SIMILAR_AMONG = 1000
+"""Of the newest tasks, where a name is misspelt."""
+_SHOWN_MAX = 5
+"""Of the tasks that a name may mean."""
 
 SERVICES = ("worker", "daemon", "api", "dashboard")
 """The commands that a service manager starts."""
@@ -211,7 +223,11 @@ def with_backend(
                     raise  # it names the table that is missing
                 raise MissingInputError(
                     f"There is no queue {settings.queue_name!r}; there are: {', '.join(queues)}.",
-                    "Correct --queue or ABSURD_QUEUE_NAME, or create it: contimg db init",
+                    did_you_mean(
+                        settings.queue_name,
+                        queues,
+                        "Correct --queue or ABSURD_QUEUE_NAME, or create it: contimg db init",
+                    ),
                 ) from error
 
     return asyncio.run(call())
@@ -281,10 +297,28 @@ async def find_tasks(backend: Inspection, settings: Settings, name: str) -> list
         for history in candidates:
             newest.setdefault(kind_of(history.task.task_name), history)
         return [newest[kind] for kind in sorted(newest)]
-    count = f"{len(candidates)} tasks" if candidates else "No task"
+    hint = "contimg status lists the tasks."
+    if candidates:
+        ends = ", ".join(str(each.task.task_id)[-12:] for each in candidates[:_SHOWN_MAX])
+        raise MissingInputError(
+            f"{name!r} means {len(candidates)} tasks on queue {queue}; their ids end in {ends}.",
+            f"Give more of one of them. {hint}",
+        )
     raise MissingInputError(
-        f"{count} on queue {queue} called {name!r}.", "contimg status lists them."
+        f"There is no task of {name!r} on queue {queue}.",
+        did_you_mean(name, await _task_names(backend, queue), hint),
     )
+
+
+async def _task_names(backend: Inspection, queue: str) -> list[str]:
+    """The groups and windows of the newest tasks."""
+    return [
+        str(value)
+        for task in await backend.list_tasks(queue, limit=_SIMILAR_AMONG)
+        if isinstance(task.params, Mapping)
+        for kind in ("group_id", "window_id")
+        if (value := task.params.get(kind)) is not None
+    ]
 
 
 async def read_waits(

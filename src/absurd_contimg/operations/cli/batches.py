@@ -8,7 +8,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +19,7 @@ from absurd_contimg.core.records import History
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.app import (
     AsJson,
+    Reason,
     app,
     print_json,
     require_registry,
@@ -28,6 +28,7 @@ from absurd_contimg.operations.cli.app import (
     with_backend,
 )
 from absurd_contimg.operations.cli.plan_output import plan_json, show_plan
+from absurd_contimg.operations.cli.times import parse_time
 from absurd_contimg.operations.console import console, counted, message_line
 from absurd_contimg.settings import Settings
 
@@ -38,9 +39,14 @@ if TYPE_CHECKING:
     from absurd_contimg.registry import Registry
     from absurd_contimg.registry.batches import BatchState
 
-batch_app = typer.Typer(no_args_is_help=True, help="Many tasks, spawned a few at a time.")
+batch_app = typer.Typer(
+    no_args_is_help=True,
+    help="Make, pause, resume and cancel batches: many tasks, a few at a time.",
+)
 app.add_typer(batch_app, name="batch")
-reprocess_app = typer.Typer(no_args_is_help=True, help="Process groups again.")
+reprocess_app = typer.Typer(
+    no_args_is_help=True, help="Plan and start the processing of groups again."
+)
 app.add_typer(reprocess_app, name="reprocess")
 
 _SHOWN_MAX = 20
@@ -60,10 +66,9 @@ _Ahead = Annotated[
     int, typer.Option(min=1, help="Tasks that wait for a worker in the queue, of all batches.")
 ]
 _Cap = Annotated[int, typer.Option(min=1, help="Tasks of the batch that have not ended.")]
-_Newest = Annotated[
-    bool, typer.Option("--newest-first/--oldest-first", help="Order of the groups in time.")
+_Oldest = Annotated[
+    bool, typer.Option("--oldest-first", help="The oldest groups first, not the newest.")
 ]
-_Reason = Annotated[str, typer.Option(help="Why; other operators see it.")]
 _Since = Annotated[
     str | None, typer.Option(help="Groups that begin then or later: ISO 8601 (UTC) or MJD.")
 ]
@@ -135,7 +140,7 @@ def start(
     pipeline_version: _Version = None,
     ahead: _Ahead = 20,
     cap: _Cap = 200,
-    newest_first: _Newest = True,
+    oldest_first: _Oldest = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a batch of what contimg reprocess plan shows; the daemon spawns its tasks.
@@ -151,7 +156,7 @@ def start(
     settings = state.settings()
     with _registry(settings) as registry:
         made = _plan(registry, settings, selection, [])
-        items = batch_items(made, find_catalog(settings), newest_first)
+        items = batch_items(made, find_catalog(settings), not oldest_first)
         if not items:
             raise MissingInputError(
                 f"Of {counted(len(made.groups), 'group')} none needs to be processed again.",
@@ -209,7 +214,7 @@ def batch_status(
 
 
 @batch_app.command("pause")
-def pause_batch(batch: _BatchId, reason: _Reason = "") -> None:
+def pause_batch(batch: _BatchId, reason: Reason = "") -> None:
     """Spawn nothing more of a batch until it is resumed; tasks in the queue go on."""
     from absurd_contimg.registry.batches import BatchState
 
@@ -225,7 +230,7 @@ def resume_batch(batch: _BatchId) -> None:
 
 
 @batch_app.command("cancel")
-def cancel_batch_command(batch: _BatchId, reason: _Reason = "", as_json: AsJson = False) -> None:
+def cancel_batch_command(batch: _BatchId, reason: Reason = "", as_json: AsJson = False) -> None:
     """Cancel a batch with all its tasks, the running ones too; committed products stay."""
     from absurd_contimg.registry.batches import BatchState
 
@@ -312,8 +317,8 @@ def _selection(
     try:
         return Selection.model_validate(
             {
-                "since_mjd": parse_mjd(since, "--since"),
-                "until_mjd": parse_mjd(until, "--until"),
+                "since_mjd": _mjd(since, "--since"),
+                "until_mjd": _mjd(until, "--until"),
                 "declination_deg": declination,
                 "declination_tolerance_deg": tolerance,
                 "caltables": caltables,
@@ -327,22 +332,10 @@ def _selection(
         raise SettingError(f"{refusal_sentences(error, Selection)}.") from error
 
 
-def parse_mjd(text: str | None, option: str) -> float | None:
-    """An MJD from a number or a time in ISO 8601."""
+def _mjd(text: str | None, option: str) -> float | None:
     from absurd_contimg.ingest.selection import mjd_of
 
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        return mjd_of(datetime.fromisoformat(text))
-    except ValueError as error:
-        raise SettingError(
-            f"{option} {text!r} is no time.", "Write it as 2026-11-29T03:00 (UTC) or as an MJD."
-        ) from error
+    return None if text is None else mjd_of(parse_time(text, option))
 
 
 def _required(reason: str) -> str:

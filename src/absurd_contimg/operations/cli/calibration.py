@@ -20,7 +20,9 @@ from absurd_contimg.operations.cli.app import (
 from absurd_contimg.operations.console import cell, console, counted
 from absurd_contimg.terminal_tables import KeyedTable
 
-calibration_app = typer.Typer(no_args_is_help=True, help="Which calibration served which group.")
+calibration_app = typer.Typer(
+    no_args_is_help=True, help="Show which groups a later calibration would serve better."
+)
 app.add_typer(calibration_app, name="calibration")
 
 
@@ -28,11 +30,13 @@ app.add_typer(calibration_app, name="calibration")
 def plan(
     caltables: Annotated[
         str | None,
-        typer.Option("--set", help="Only groups that this set, by its name, would serve better."),
+        typer.Option(
+            help="Only groups that this set of caltables, by its name, would serve better."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the groups that a set which came later would serve better, and their windows.
+    """Show the groups that a later calibration would serve better, and their windows.
 
     Changes nothing. contimg reprocess start --caltables USED processes them again.
     """

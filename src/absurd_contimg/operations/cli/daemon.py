@@ -24,6 +24,7 @@ from absurd_contimg.operations.cli.app import (
 )
 from absurd_contimg.operations.console import cell, console, error_console, message_line
 from absurd_contimg.settings import Settings
+from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_SIMILAR_AMONG = 2000
+"""Of the newest groups, where one is misspelt."""
+
 _Group = Annotated[str | None, typer.Argument(help="One group, with its files.")]
-_Limit = Annotated[int, typer.Option(min=1, help="How many, the newest.")]
+_Limit = Annotated[int, typer.Option(min=1, help="How many, the newest ones.")]
 
 
 @app.command()
@@ -43,7 +47,7 @@ def daemon(
     ] = "auto",
     once: Annotated[bool, typer.Option("--once", help="Poll once and end.")] = False,
 ) -> None:
-    """Watch the incoming folder, and spawn tasks for groups and windows, until SIGTERM.
+    """Watch the incoming folder, and spawn tasks for groups and windows, until SIGTERM or Ctrl-C.
 
     Workers do the work: contimg worker, or contimg run --follow for both in one process. With
     --once the exit code is 1 if something was away. Beside it the alerts of the site are evaluated
@@ -110,7 +114,12 @@ def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) ->
     with _tables(settings) as tables:
         known = tables.groups(group_id=group)
         if group is not None and not known:
-            raise MissingInputError(f"There is no group {group!r}.", "contimg groups lists them.")
+            raise MissingInputError(
+                f"There is no group {group!r}.",
+                did_you_mean(
+                    group, tables.newest_groups(_SIMILAR_AMONG), "contimg groups lists them."
+                ),
+            )
         shown = known[-limit:]
         rules = closing_rules(settings)
         now = asyncio.run(read_site_time(settings))
@@ -148,9 +157,14 @@ def windows(
     from absurd_contimg.ingest.windows import used_members
 
     with _tables(state.settings()) as tables:
-        known = [item for item in tables.windows() if window in (None, item.window_id)]
+        every = tables.windows()
+    known = [item for item in every if window in (None, item.window_id)]
     if window is not None and not known:
-        raise MissingInputError(f"There is no window {window!r}.", "contimg windows lists them.")
+        names = [item.window_id for item in every]
+        raise MissingInputError(
+            f"There is no window {window!r}.",
+            did_you_mean(window, names, "contimg windows lists them."),
+        )
     shown = known[-limit:]
     if as_json:
         print_json(shown)

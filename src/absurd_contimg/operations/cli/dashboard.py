@@ -40,7 +40,7 @@ def dashboard(
         typer.Option(help="A further name of this site in the Host header; repeatable."),
     ] = None,
 ) -> None:
-    """Show the pages of the site, or of something recorded, until it is interrupted.
+    """Serve pages on the site, or on something recorded, until SIGTERM or Ctrl-C.
 
     The API is at the same address. CONTIMG_API_TOKEN or CONTIMG_API_TOKEN_FILE holds the token
     without which nothing can be changed (docs/dashboard.md).

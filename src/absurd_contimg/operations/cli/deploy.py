@@ -16,7 +16,7 @@ from absurd_contimg.operations.console import cell, console
 from absurd_contimg.settings import load_settings
 from absurd_contimg.terminal_tables import KeyedTable
 
-deploy_app = typer.Typer(no_args_is_help=True, help="The services of this host.")
+deploy_app = typer.Typer(no_args_is_help=True, help="Install the services of this host.")
 app.add_typer(deploy_app, name="deploy")
 
 

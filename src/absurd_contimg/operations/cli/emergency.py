@@ -16,9 +16,10 @@ import typer
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.errors import AwayError, MissingInputError, SettingError
-from absurd_contimg.operations.cli.app import app, state, with_backend
+from absurd_contimg.operations.cli.app import Reason, app, state, with_backend
 from absurd_contimg.operations.console import console, message_line
 from absurd_contimg.settings import Settings
+from absurd_contimg.similar_names import did_you_mean
 
 if TYPE_CHECKING:
     from absurd_contimg.operations.maintenance import ClearedQueue, StoppedQueue
@@ -28,10 +29,9 @@ emergency_app = typer.Typer(
 )
 app.add_typer(emergency_app, name="emergency")
 
-_Reason = Annotated[str, typer.Option(help="Why; other operators see it.")]
 _Queues = Annotated[
     list[str] | None,
-    typer.Option("--only", help="Only this queue and those of its stages; repeatable."),
+    typer.Option("--queue", help="Only this queue and those of its stages; repeatable."),
 ]
 _Confirm = Annotated[
     str | None, typer.Option(help="The queue's name: does what is asked without a question.")
@@ -45,7 +45,7 @@ _UNRECORDED_LOOK_SECONDS = 1.0
 
 @emergency_app.command()
 def stop(
-    reason: _Reason = "",
+    reason: Reason = "",
     only: _Queues = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the end of stages.")] = 30.0,
 ) -> None:
@@ -62,7 +62,7 @@ def stop(
 
 @emergency_app.command()
 def drain(
-    reason: _Reason = "",
+    reason: Reason = "",
     only: _Queues = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for running work.")] = 3600.0,
 ) -> None:
@@ -76,7 +76,6 @@ def drain(
 @emergency_app.command()
 def resume(only: _Queues = None) -> None:
     """Let workers claim again from all queues that are stopped or paused."""
-    from absurd_contimg.ingest.batches import pipeline_queues
     from absurd_contimg.operations.maintenance import resume_queues
     from absurd_contimg.operations.services import open_tables
     from absurd_contimg.registry.database import exists
@@ -89,7 +88,7 @@ def resume(only: _Queues = None) -> None:
     with open_tables(settings) as database:
         pauses = QueuePauses(database)
         paused = [pause.queue for pause in pauses.pauses()]
-        chosen = [name for each in only or () for name in pipeline_queues(each, paused)]
+        chosen = [name for each in only or () for name in _paused_of(each, paused)]
         chosen = paused if not only else chosen
         ended = resume_queues(pauses, chosen)
     for pause in ended:
@@ -107,7 +106,7 @@ def clear(
         Path | None,
         typer.Option(help="File for the histories. Default: in dumps in the state folder."),
     ] = None,
-    reason: _Reason = "",
+    reason: Reason = "",
 ) -> None:
     """Cancel every task of a queue that has not ended, after its histories are in a file.
 
@@ -124,7 +123,7 @@ def clear(
 @emergency_app.command()
 def reset(
     confirm: _Confirm = None,
-    reason: _Reason = "",
+    reason: Reason = "",
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the end of stages.")] = 30.0,
     stay_stopped: Annotated[
         bool, typer.Option("--stay-stopped", help="Do not resume the queues at the end.")
@@ -160,6 +159,19 @@ def reset(
     _note(settings, "reset", [settings.queue_name], reason)
 
 
+def _paused_of(queue: str, paused: Sequence[str]) -> Sequence[str]:
+    """A paused queue with those of its stages; `MissingInputError` if none of them is paused."""
+    from absurd_contimg.ingest.batches import pipeline_queues
+
+    chosen = pipeline_queues(queue, paused)
+    if not chosen:
+        raise MissingInputError(
+            f"Queue {queue!r} is not paused; there are: {', '.join(paused) or 'none'}.",
+            did_you_mean(queue, paused, "contimg queue list shows the queues."),
+        )
+    return chosen
+
+
 def _halt(
     reason: str, only: Sequence[str] | None, timeout: float, *, stop: bool
 ) -> list[StoppedQueue]:
@@ -169,9 +181,12 @@ def _halt(
         raise SettingError("Other operators need a reason.", "Say why: --reason TEXT")
     settings = state.settings()
     named = only or [settings.queue_name]
-    queues = with_backend(settings, lambda b: site_queues(b, named), create=False)
-    if not queues:
-        raise MissingInputError("There is no such queue.", "contimg queue list shows the queues.")
+
+    async def existing(backend: Backend) -> list[str]:
+        await _require_queues(backend, named)
+        return await site_queues(backend, named)
+
+    queues = with_backend(settings, existing, create=False)
     try:
         stopped = _hold(settings, queues, reason.strip(), stop=stop)
     except AwayError as error:
@@ -258,7 +273,7 @@ async def _require_queues(backend: Backend, queues: Sequence[str]) -> None:
         if queue not in known:
             raise MissingInputError(
                 f"There is no queue {queue!r}; there are: {', '.join(known) or 'none'}.",
-                "Correct its name: contimg queue list.",
+                did_you_mean(queue, known, "Correct its name: contimg queue list."),
             )
 
 

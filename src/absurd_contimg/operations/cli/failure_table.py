@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.fallback import FALLBACKS
+from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 RULES = (*CLASSIFIER.rules, UNRECOGNISED)
@@ -43,9 +43,8 @@ def find_rules(name: str) -> list[FailureRule]:
     exact = [rule for rule in RULES if rule.id == name]
     rules = exact or [rule for rule in RULES if name in rule.id]
     if not rules:
-        near = difflib.get_close_matches(name, [rule.id for rule in RULES], 1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise SettingError(f"There is no rule {name!r}.", f"{hint}contimg failures lists them.")
+        hint = did_you_mean(name, [rule.id for rule in RULES], "contimg failures lists them.")
+        raise SettingError(f"There is no rule {name!r}.", hint)
     return rules
 
 

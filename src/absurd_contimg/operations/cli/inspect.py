@@ -21,7 +21,13 @@ from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.errors import MissingInputError, SettingError
-from absurd_contimg.execution.logs import log_folder, newest_logs, tail
+from absurd_contimg.execution.logs import (
+    log_folder,
+    logged_groups,
+    logged_stages,
+    newest_logs,
+    tail,
+)
 from absurd_contimg.history.failures import failed_runs
 from absurd_contimg.history.invariants.check import audit as check_histories
 from absurd_contimg.history.stage_tasks import with_stage_tasks
@@ -31,6 +37,7 @@ from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, FromFile, GroupName, TaskName, app, state
 from absurd_contimg.operations.console import console, counted, message_line, one_line
 from absurd_contimg.settings import Settings, known_settings
+from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
@@ -44,7 +51,7 @@ def history(
     as_json: AsJson = False,
     from_file: FromFile = None,
     traceback: Annotated[
-        bool, typer.Option(help="Show the traceback of each failure too.")
+        bool, typer.Option("--traceback", help="Show the traceback of each failure too.")
     ] = False,
 ) -> None:
     """Show the attempts and stages of one task, where it was interrupted and resumed."""
@@ -81,13 +88,11 @@ def logs(
 
     Works without the database.
     """
-    folder = log_folder(state.settings().pipeline.paths.state_dir, group)
+    state_dir = state.settings().pipeline.paths.state_dir
+    folder = log_folder(state_dir, group)
     paths = newest_logs(folder, stage)
     if not paths:
-        of_stage = "" if stage is None else f" of stage {stage!r}"
-        raise MissingInputError(
-            f"No log{of_stage} in {folder}.", "contimg status lists the groups."
-        )
+        raise _no_log(state_dir, group, stage)
     if as_json:
         ends = [{"path": path, "lines": tail(path, lines)} for path in paths]
         shared.print_json({"folder": folder, "logs": ends})
@@ -97,6 +102,18 @@ def logs(
         for line in tail(path, lines):
             console.out(line)
     console.out(f"Logs of earlier starts: {folder}")
+
+
+def _no_log(state_dir: Path, group: str, stage: str | None) -> MissingInputError:
+    """What is wrong with the names that were given."""
+    folder = log_folder(state_dir, group)
+    if stage is not None and (stages := logged_stages(folder)):
+        return MissingInputError(
+            f"No log of stage {stage!r} in {folder}; there are: {', '.join(stages)}.",
+            did_you_mean(stage, stages),
+        )
+    hint = did_you_mean(group, logged_groups(state_dir), "contimg status lists the groups.")
+    return MissingInputError(f"No log in {folder}.", hint)
 
 
 @app.command()
@@ -212,7 +229,9 @@ def settings(
         variables = [item for item in variables if name.lower() in str(item["variable"]).lower()]
         numbers = [item for item in numbers if name.lower() in str(item["setting"])]
         if not variables and not numbers:
-            raise SettingError(f"No setting has {name!r} in its name.", "contimg settings")
+            names = [*VARIABLES, *known_settings()]
+            hint = did_you_mean(name, names, "contimg settings lists all.")
+            raise SettingError(f"No setting has {name!r} in its name.", hint)
     if as_json:
         shared.print_json({"variables": variables, "settings": numbers})
         return
@@ -256,7 +275,9 @@ def failures(
     rule: Annotated[
         str | None, typer.Argument(help="One rule, as contimg status names it; or part of it.")
     ] = None,
-    markdown: Annotated[bool, typer.Option(help="Print docs/failures.md.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the page docs/failures.md.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the failure table, or explain one rule: its kind, what happens, what to do."""

@@ -104,7 +104,7 @@ def vacuum_command() -> None:
 def archive_command(
     path: Annotated[Path, typer.Argument(help="The file to write: JSON lines, compressed.")],
     queue: Annotated[
-        list[str] | None, typer.Option("--only", help="Only this queue; repeatable.")
+        list[str] | None, typer.Option("--queue", help="Only this queue; repeatable.")
     ] = None,
 ) -> None:
     """Write the histories of all tasks to a file. contimg history TASK --from FILE reads it."""

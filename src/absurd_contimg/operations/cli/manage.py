@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +18,7 @@ from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, GroupName, Reason, TaskName, app, state
 from absurd_contimg.operations.console import cell, console, counted, error_console, message_line
 from absurd_contimg.secrets import without_password
+from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
@@ -50,9 +50,11 @@ def worker(
             help="Serve this queue; repeatable. Default: the main queue and those of its stages."
         ),
     ] = None,
-    until_idle: Annotated[bool, typer.Option(help="End as soon as the queues are empty.")] = False,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="End as soon as the queues are empty.")
+    ] = False,
 ) -> None:
-    """Run a worker on its queues until SIGTERM.
+    """Run a worker on its queues until SIGTERM or Ctrl-C.
 
     Exit code 1 with --until-idle if tasks are left that wait.
     """
@@ -78,7 +80,8 @@ def retry(
         ),
     ] = None,
     all_failed: Annotated[
-        bool, typer.Option(help="All failed groups that are not in quarantine.")
+        bool,
+        typer.Option("--all-failed", help="All failed groups that are not in quarantine."),
     ] = False,
     rule: Annotated[
         str | None,
@@ -98,8 +101,7 @@ def retry(
         raise SettingError("retry takes a task, or --all-failed, which --rule may restrict.")
     names = [known.id for known in RULES]
     if rule is not None and rule not in names:
-        similar = difflib.get_close_matches(rule, names, 1)
-        hint = f"Did you mean {similar[0]}?" if similar else "contimg failures lists them."
+        hint = did_you_mean(rule, names, "contimg failures lists them.")
         raise SettingError(f"There is no rule {rule!r}.", hint)
 
     async def retry_tasks(actions: Actions) -> tuple[list[SpawnedTask], list[str]]:

@@ -25,6 +25,7 @@ from absurd_contimg.operations.cli.app import (
     state,
     with_backend,
 )
+from absurd_contimg.operations.cli.times import parse_time
 from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
@@ -34,17 +35,21 @@ if TYPE_CHECKING:
     from absurd_contimg.registry import Registry
     from absurd_contimg.registry.mosaics import Mosaic
 
-mosaic_app = typer.Typer(no_args_is_help=True, help="Mosaics of windows, nights and spans.")
+mosaic_app = typer.Typer(
+    no_args_is_help=True, help="Plan, make and show mosaics of windows, nights and spans."
+)
 app.add_typer(mosaic_app, name="mosaic")
 
 _Window = Annotated[str | None, typer.Argument(help="A window, as contimg windows shows it.")]
 _Night = Annotated[
     str | None, typer.Option(help="All images of a UTC day, as 2025-01-15 (tier nightly).")
 ]
-_Start = Annotated[str | None, typer.Option(help="Images from this time on, UTC.")]
-_End = Annotated[str | None, typer.Option(help="Images before this time, UTC.")]
+_Since = Annotated[
+    str | None, typer.Option(help="Images from this time on: ISO 8601 (UTC) or MJD.")
+]
+_Until = Annotated[str | None, typer.Option(help="Images before this time: ISO 8601 (UTC) or MJD.")]
 _Deep = Annotated[
-    bool, typer.Option("--deep", help="With --start and --end: many nights (tier deep).")
+    bool, typer.Option("--deep", help="With --since and --until: many nights (tier deep).")
 ]
 _Declination = Annotated[
     float | None, typer.Option(help="Only this strip, apparent declination in degrees.")
@@ -55,8 +60,8 @@ _Declination = Annotated[
 def plan(
     window: _Window = None,
     night: _Night = None,
-    start: _Start = None,
-    end: _End = None,
+    since: _Since = None,
+    until: _Until = None,
     deep: _Deep = False,
     declination: _Declination = None,
     limit: Annotated[int, typer.Option(min=1, help="Number of windows, the newest.")] = 20,
@@ -68,10 +73,10 @@ def plan(
     """
     settings = state.settings()
     with _registry(settings) as registry:
-        if window is None and night is None and start is None and end is None:
+        if window is None and night is None and since is None and until is None:
             plans = _newest_windows(registry, settings, limit)
         else:
-            plans = _plans(registry, settings, window, night, start, end, deep, declination)
+            plans = _plans(registry, settings, window, night, since, until, deep, declination)
     if as_json:
         print_json(plans)
         return
@@ -93,8 +98,8 @@ def plan(
 def make(
     window: _Window = None,
     night: _Night = None,
-    start: _Start = None,
-    end: _End = None,
+    since: _Since = None,
+    until: _Until = None,
     deep: _Deep = False,
     declination: _Declination = None,
     again: Annotated[
@@ -111,7 +116,7 @@ def make(
     settings = state.settings()
     check_mosaic(settings)
     with _registry(settings) as registry:
-        plans = _plans(registry, settings, window, night, start, end, deep, declination)
+        plans = _plans(registry, settings, window, night, since, until, deep, declination)
     possible = [item for item in plans if not item.problem]
 
     async def spawn(backend: Backend) -> list[SpawnedTask]:
@@ -266,18 +271,18 @@ def _plans(
     settings: Settings,
     window: str | None,
     night: str | None,
-    start: str | None,
-    end: str | None,
+    since: str | None,
+    until: str | None,
     deep: bool,
     declination: float | None,
 ) -> list[MosaicPlan]:
     """The plans of a window, a night or a span; `SettingError` unless it is one of them."""
     from absurd_contimg.operations.services import mosaic_plans as plans
 
-    chosen = [window is not None, night is not None, start is not None or end is not None]
-    if sum(chosen) != 1 or (start is None) != (end is None) or (deep and start is None):
+    chosen = [window is not None, night is not None, since is not None or until is not None]
+    if sum(chosen) != 1 or (since is None) != (until is None) or (deep and since is None):
         raise SettingError(
-            "Give a window, or --night DATE, or --start TIME and --end TIME, perhaps with --deep."
+            "Give a window, or --night DATE, or --since TIME and --until TIME, perhaps with --deep."
         )
     if window is not None:
         if declination is not None:
@@ -290,11 +295,11 @@ def _plans(
             raise SettingError(f"{night!r} is no day.", "Write it as 2025-01-15.") from None
         name, span = f"night-{day}", plans.night_span(day)
         return plans.plan_span(registry, settings, name, span, "nightly", declination)
-    assert start is not None
-    assert end is not None
-    span = plans.parse_time(start, "--start"), plans.parse_time(end, "--end")
+    assert since is not None
+    assert until is not None
+    span = parse_time(since, "--since"), parse_time(until, "--until")
     if span[0] >= span[1]:
-        raise SettingError(f"--start {start} is not before --end {end}.", "Exchange them.")
+        raise SettingError(f"--since {since} is not before --until {until}.", "Exchange them.")
     tier: MosaicTier = "deep" if deep else "quicklook"
     kind = "deep" if deep else "span"
     name = f"{kind}-{span[0]:%Y%m%dT%H%M%S}-{span[1]:%Y%m%dT%H%M%S}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +19,7 @@ from absurd_contimg.errors import MissingInputError
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
 from absurd_contimg.operations.console import cell, console
 from absurd_contimg.settings import Settings
+from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def lightcurve(
     ],
     mosaics: _Mosaics = False,
     output: Annotated[
-        Path | None, typer.Option(help="Write the light curve as a PNG file too.")
+        Path | None,
+        typer.Option("--png", help="Also draw the light curve into this PNG file.", dir_okay=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -110,7 +111,7 @@ def lightcurve(
         )
     if output is not None:
         if not output.parent.is_dir():
-            raise MissingInputError(f"There is no folder {output.parent}.", "Check --output.")
+            raise MissingInputError(f"There is no folder {output.parent}.", "Check --png.")
         write_light_curve(curve, output)
     if as_json:
         print_json(asdict(curve))
@@ -295,11 +296,9 @@ def _newest_table(registry: Registry, name: str) -> Path | None:
     groups = [group.group_id for group in registry.groups()]
     windows = [mosaic.window_id for mosaic in list_mosaics(registry.database)]
     if name not in groups and name not in windows:
-        similar = get_close_matches(name, [*groups, *windows], 3)
-        known = f" Similar: {', '.join(similar)}." if similar else ""
         raise MissingInputError(
-            f"There is no group and no window {name!r} with products.{known}",
-            "contimg status lists the groups.",
+            f"There is no group and no window {name!r} with products.",
+            did_you_mean(name, [*groups, *windows], "contimg status lists the groups."),
         )
     registry.image_outputs(name)  # or it says that there is no image
     return None

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from absurd_contimg.science.transits import Transit
     from absurd_contimg.workflows.transits import Choice, TransitFinder, TransitSearch
 
-publish_app = typer.Typer(no_args_is_help=True, help="Products in the folder that others read.")
+publish_app = typer.Typer(
+    no_args_is_help=True, help="List what is in the folder that others read, and publish it again."
+)
 app.add_typer(publish_app, name="publish")
 
 _CHOICES: Mapping[str, Choice] = {
@@ -58,7 +60,7 @@ def publish_list(
 
     names = [each.value for each in PublicationState]
     if of_state is not None and of_state not in names:
-        raise SettingError(f"There is no state {of_state!r}.", f"Use one of {', '.join(names)}.")
+        raise SettingError(f"There is no state {of_state!r}.", f"There are: {', '.join(names)}.")
     wanted = None if of_state is None else PublicationState(of_state)
     with _registry(state.settings()) as registry:
         publications = registry.publications.all(wanted)

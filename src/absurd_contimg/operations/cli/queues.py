@@ -14,6 +14,7 @@ from absurd_contimg.core.records import QueueStats
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.cli.app import (
     AsJson,
+    Reason,
     app,
     print_json,
     state,
@@ -23,7 +24,7 @@ from absurd_contimg.operations.cli.app import (
 from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.terminal_tables import KeyedTable
 
-queue_app = typer.Typer(no_args_is_help=True, help="Pause and resume queues.")
+queue_app = typer.Typer(no_args_is_help=True, help="Pause, resume and list queues.")
 app.add_typer(queue_app, name="queue")
 
 _QueueName = Annotated[
@@ -34,7 +35,7 @@ _QueueName = Annotated[
 @queue_app.command()
 def pause(
     queue: _QueueName = None,
-    reason: Annotated[str, typer.Option(help="Why; other operators see it.")] = "",
+    reason: Reason = "",
 ) -> None:
     """Let workers claim nothing more from a queue; what is running goes on.
 

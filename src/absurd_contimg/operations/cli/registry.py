@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.errors import MissingInputError
+from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.app import (
     AsJson,
     print_json,
@@ -23,6 +22,7 @@ from absurd_contimg.operations.cli.app import (
     state,
     with_backend,
 )
+from absurd_contimg.operations.cli.times import parse_time
 from absurd_contimg.operations.console import cell, console, counted
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 
 _REMOVED_SHOWN = 20
 """Of the products that retention has removed, the last ones."""
-
-
-def _time(text: str) -> Any:
-    return typer.Argument(formats=["%Y-%m-%dT%H:%M:%S"], help=f"{text}, UTC.", show_default=False)
 
 
 @registry_app.command()
@@ -138,10 +134,12 @@ def rebuild(
 
 @registry_app.command()
 def files(
-    start: Annotated[datetime, _time("First")],
-    end: Annotated[datetime | None, _time("Last; without it all later ones")] = None,
-    in_state: Annotated[
-        str | None, typer.Option("--in-state", help="Only files in this state, as: late.")
+    start: Annotated[str, typer.Argument(help="The first time: ISO 8601 (UTC) or MJD.")],
+    end: Annotated[
+        str | None, typer.Argument(help="The last time. Default: all later ones.")
+    ] = None,
+    of_state: Annotated[
+        str | None, typer.Option("--state", help="Only files in this state, as late.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -149,17 +147,17 @@ def files(
     from absurd_contimg.registry.models import FileState
     from absurd_contimg.registry.subband_files import list_files
 
-    states = [state.value for state in FileState]
-    if in_state is not None and in_state not in states:
-        raise typer.BadParameter(f"{in_state!r} is none of {', '.join(states)}.")
+    states = [each.value for each in FileState]
+    if of_state is not None and of_state not in states:
+        raise SettingError(f"There is no state {of_state!r}.", f"There are: {', '.join(states)}.")
     settings = state.settings()
     require_registry(settings)
     with _registry(settings) as (registry, _):
         listed = list_files(
             registry.database,
-            start_seconds=_unix_seconds(start),
-            end_seconds=None if end is None else _unix_seconds(end),
-            states=None if in_state is None else [FileState(in_state)],
+            start_seconds=_unix_seconds(start, "START"),
+            end_seconds=None if end is None else _unix_seconds(end, "END"),
+            states=None if of_state is None else [FileState(of_state)],
         )
     if as_json:
         print_json(listed)
@@ -170,8 +168,8 @@ def files(
     console.print(table)
 
 
-def _unix_seconds(time: datetime) -> int:
-    return int(time.replace(tzinfo=UTC).timestamp())
+def _unix_seconds(text: str, name: str) -> int:
+    return int(parse_time(text, name).timestamp())
 
 
 @contextmanager

@@ -38,7 +38,7 @@ _Calibrator = Annotated[
 ]
 _PATIENCE_SECONDS = 60.0
 """`run` waits so long for the end of the wait for a calibration, after which the group goes on."""
-_Now = Annotated[bool, typer.Option(help="Do not wait for missing sub-bands.")]
+_Now = Annotated[bool, typer.Option("--now", help="Do not wait for missing sub-bands.")]
 
 
 class _Strategy(StrEnum):
@@ -66,7 +66,8 @@ def spawn(
     respawn: Annotated[
         bool,
         typer.Option(
-            help="New tasks where one failed or was cancelled, for the files there are now."
+            "--respawn",
+            help="New tasks where one failed or was cancelled, for the files there are now.",
         ),
     ] = False,
     strategy: _AsStrategy = _Strategy.GROUP,
@@ -125,7 +126,8 @@ def run(
         ),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Daemon and worker in one process, until SIGTERM.")
+        bool,
+        typer.Option("--follow", help="Daemon and worker in one process, until SIGTERM or Ctrl-C."),
     ] = False,
 ) -> None:
     """Spawn tasks, run them in this process until they end, and write a report.

@@ -24,12 +24,15 @@ from absurd_contimg.operations.cli.app import (
 from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.regular_files import parse_typed_json
 from absurd_contimg.settings import Settings
+from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
     from absurd_contimg.registry.schedules import Schedule
 
-schedule_app = typer.Typer(no_args_is_help=True, help="What is started at which times.")
+schedule_app = typer.Typer(
+    no_args_is_help=True, help="Add, remove and list what is started at civil or sidereal times."
+)
 app.add_typer(schedule_app, name="schedule")
 
 _NAME_LENGTH_MAX = 60
@@ -192,7 +195,10 @@ def _transit_spec(settings: Settings, source: str, after_minutes: float) -> str:
     path = find_catalog(settings)
     sources = {each.name: each for each in read_catalogue(path)}
     if source not in sources:
-        raise MissingInputError(f"There is no source {source!r} in {path}.", "Correct its name.")
+        raise MissingInputError(
+            f"There is no source {source!r} in {path}.",
+            did_you_mean(source, sources, "Correct its name."),
+        )
     place = sources[source]
     if not abs(after_minutes) <= _AFTER_MINUTES_MAX:  # nor is NaN
         raise SettingError(

@@ -12,6 +12,7 @@ import typer
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.cli.app import app, newest_histories, state
 from absurd_contimg.operations.console import console
+from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.simulation.model.faults import CRASH_POINT_KINDS
 
 _FAULTS = ", ".join(kind.value for kind in CRASH_POINT_KINDS)
@@ -20,26 +21,35 @@ _FAULTS = ", ".join(kind.value for kind in CRASH_POINT_KINDS)
 @app.command()
 def simulate(
     scenario: Annotated[
-        str, typer.Argument(help="A TOML file or a shipped scenario; default: list the shipped.")
+        str, typer.Argument(help="A TOML file, or the name of a shipped scenario.")
     ] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds to run.")] = 10,
-    seed: Annotated[int | None, typer.Option(min=0, help="Run this seed only.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Run this seed only, instead of --seeds.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for report.json and report.html.")
+        Path | None, typer.Option(help="Also write report.json and report.html into this folder.")
     ] = None,
     fit_from_database: Annotated[
         bool, typer.Option("--fit-from", help="Take durations from the histories in the database.")
     ] = False,
     variant: Annotated[
-        str | None, typer.Option(help="One variant of a sweep: 'workers.count = 2'.")
+        str | None, typer.Option(help="Only this variant of a sweep, as 'workers.count = 2'.")
     ] = None,
     faults: Annotated[
         str | None,
-        typer.Option(help="Instead of the seed's faults: kill-3@4212.5,partition-0@1/24; or none."),
+        typer.Option(
+            help="Only these faults, or none, instead of the seed's: "
+            "KIND-NUMBER@SECONDS/FOR_SECONDS, as kill-3@4212.5,partition-0@1/24."
+        ),
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Print each event.")] = False,
 ) -> None:
-    """Simulate workers, hosts, disks and faults in virtual time, from a scenario."""
+    """Simulate workers, hosts, disks and faults in virtual time, from a scenario.
+
+    Without one the shipped scenarios are listed. Exit code 1 if an invariant or a bound of the
+    scenario is violated.
+    """
     from absurd_contimg.simulation.campaign.campaigns import run_campaign  # noqa: PLC0415
     from absurd_contimg.simulation.campaign.scenario import load_scenario, shipped_scenarios  # noqa: PLC0415
     from absurd_contimg.simulation.model.faults import parse_timed_faults  # noqa: PLC0415
@@ -75,9 +85,13 @@ def explore(
     then: Annotated[
         str, typer.Option(help="Kinds of a second fault during recovery. Default: none.")
     ] = "",
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of processes.")] = os.cpu_count() or 1,
     faults: Annotated[
-        str | None, typer.Option(help="Only this future, with its trace: kill@17,pause@4.")
+        str | None,
+        typer.Option(
+            help="Only the future with these faults, KIND@CRASHPOINT, as kill@17,pause@4, and "
+            "its trace."
+        ),
     ] = None,
     workflow: Annotated[
         str,
@@ -87,10 +101,18 @@ def explore(
         ),
     ] = "pipeline",
     after: Annotated[
-        int, typer.Option(min=0, help="Continue after this part of an earlier exploration.")
+        int,
+        typer.Option(
+            min=0,
+            help="Begin after this part, as the progress of an earlier exploration counts them.",
+        ),
     ] = 0,
 ) -> None:
-    """Inject faults at every crash point of a simulated workflow, and of its recovery."""
+    """Inject faults at every crash point of a simulated workflow, and of its recovery.
+
+    Exit code 1 if a future with such faults violates an invariant. The kinds of faults are
+    explained in docs/testing.md.
+    """
     from absurd_contimg.simulation.exploration import (  # noqa: PLC0415
         example_workflows,
         stream_workflows,
@@ -108,8 +130,10 @@ def explore(
         **stream_workflows.SPECS,
     }
     if workflow not in specs:
-        known = ", ".join(specs)
-        raise SettingError(f"explore: there is no workflow {workflow}; known are {known}.")
+        raise SettingError(
+            f"There is no workflow {workflow!r}; there are: {', '.join(specs)}.",
+            did_you_mean(workflow, specs),
+        )
     started, shown = time.monotonic(), 0
 
     def on_progress(part: int, parts: int, exploration: Exploration) -> None:

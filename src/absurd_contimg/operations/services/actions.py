@@ -34,6 +34,7 @@ from absurd_contimg.operations.services.registry_tables import Tables
 from absurd_contimg.operations.services.site_clock import SiteClock
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
+from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.workflows.task_versions import headers_of
 
 
@@ -192,7 +193,7 @@ class Actions:
         if queue not in known:
             raise MissingInputError(
                 f"There is no queue {queue!r}; there are: {', '.join(known) or 'none'}.",
-                "Correct its name: contimg queue list.",
+                did_you_mean(queue, known, "Correct its name: contimg queue list."),
             )
 
     @property

@@ -31,6 +31,7 @@ from absurd_contimg.registry.publications import Publications
 from absurd_contimg.registry.schedules import Schedules
 from absurd_contimg.registry.windows import list_windows
 from absurd_contimg.settings import Settings
+from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.workflows import group, mosaic
 from absurd_contimg.workflows.assembly import pipeline_stages
 from absurd_contimg.workflows.calibration_wait import wake_served_groups
@@ -128,13 +129,16 @@ def named_items(
     """Items for groups (kind ``pipeline``) or windows (``mosaic``), or `MissingInputError`."""
     catalog = find_catalog(settings)
     parameters: dict[str, Mapping[str, Any]] = {}
+    known_names: list[str] = []
     if kind == "pipeline":
         for known in read_groups(registry):
+            known_names.append(known.group_id)
             inputs = group_inputs(known, catalog) if known.group_id in names else None
             if inputs is not None:
                 parameters[known.group_id] = inputs.model_dump(mode="json")
     else:
         for window in list_windows(registry.database):
+            known_names.append(window.window_id)
             members = tuple(member.group_id for member in window.members if member.used)
             if window.window_id in names and members:
                 left_out = {m.group_id: m.reason or "" for m in window.members if not m.used}
@@ -149,8 +153,10 @@ def named_items(
         thing = "group with files" if kind == "pipeline" else "window with members"
         raise MissingInputError(
             f"There is no {thing} called {unknown[0]!r} in the registry"
-            + (f", nor are {len(unknown) - 1} others." if unknown[1:] else "."),
-            "Check its name: contimg groups, contimg windows.",
+            + (f", nor of {len(unknown) - 1} others." if unknown[1:] else "."),
+            did_you_mean(
+                unknown[0], known_names, "Check its name: contimg groups, contimg windows."
+            ),
         )
     return [(name, parameters[name]) for name in dict.fromkeys(names)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +14,7 @@ from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.execution.stage import stage_queues
 from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.settings import QUEUE_BYTES_MAX, Settings
+from absurd_contimg.similar_names import did_you_mean
 
 _log = logging.getLogger(__name__)
 
@@ -99,11 +99,10 @@ async def _require_queue(url: str, queue_name: str) -> None:
     async with PostgresBackend(url) as backend:
         queues = await backend.list_queues()
     if queues and queue_name not in queues:
-        near = difflib.get_close_matches(queue_name, queues, 1) or queues
+        hint = did_you_mean(queue_name, queues, "Correct --queue or ABSURD_QUEUE_NAME.")
         raise SettingError(
-            f"There is no queue {queue_name!r}; there is {', '.join(near)}.",
-            "Correct --queue or ABSURD_QUEUE_NAME. To make it: "
-            f"contimg --queue {queue_name} db init",
+            f"There is no queue {queue_name!r}; there are: {', '.join(queues)}.",
+            f"{hint} To make it: contimg --queue {queue_name} db init",
         )
     await initialise(url, queue_name)
 

@@ -16,6 +16,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import SpawnedTask
 from absurd_contimg.errors import MissingInputError, SettingError, UserError
 from absurd_contimg.execution.context import MosaicInputs
+from absurd_contimg.ingest.selection import mjd_of
 from absurd_contimg.ingest.spawn import find_catalog
 from absurd_contimg.products.mosaic_outputs import MosaicMember, MosaicMembers
 from absurd_contimg.registry import Registry
@@ -27,7 +28,6 @@ from absurd_contimg.workflows.mosaic import TASK_NAME, spawn_options
 if TYPE_CHECKING:
     from absurd_contimg.science.canvas import Footprint
 
-_UNIX_EPOCH_MJD = 40587.0
 _SHARED_TILES = 2
 """Of neighbouring parts of a night, as windows share them: so that no edge is single."""
 
@@ -96,7 +96,7 @@ def plan_span(
     tolerance = settings.pipeline.streaming.declination_tolerance_deg
     groups = [
         group
-        for group in imaged_groups(registry.database, *map(to_mjd, span))
+        for group in imaged_groups(registry.database, *map(mjd_of, span))
         if declination_deg is None or abs(group.declination_deg - declination_deg) <= tolerance
     ]
     if not groups:
@@ -140,22 +140,6 @@ def night_span(night: date) -> tuple[datetime, datetime]:
     """The UTC day, which holds one whole night of the telescope (02 to 14 h UTC)."""
     start = datetime(night.year, night.month, night.day, tzinfo=UTC)
     return start, start + timedelta(days=1)
-
-
-def parse_time(text: str, option: str) -> datetime:
-    """A time in UTC; raises `SettingError` that names the option."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise SettingError(
-            f"{option} {text!r} is no time.", "Write it as 2025-01-15T10:00:00, in UTC."
-        ) from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-
-
-def to_mjd(time: datetime) -> float:
-    """The Modified Julian Date of a time."""
-    return time.timestamp() / 86400.0 + _UNIX_EPOCH_MJD
 
 
 async def spawn_mosaic(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.runner import check_folders
 from absurd_contimg.execution.scratch import safe_name
@@ -14,6 +12,7 @@ from absurd_contimg.registry.database import exists as check_registry_url
 from absurd_contimg.science.catalogue import read_catalogue
 from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.settings import Settings
+from absurd_contimg.similar_names import did_you_mean
 
 
 def check_worker(settings: Settings) -> None:
@@ -57,9 +56,12 @@ def check_calibrator(settings: Settings, calibrator: str) -> None:
         return
     names = sorted(source.name for source in read_catalogue(catalog) if source.calibrator)
     if calibrator not in names:
-        near = difflib.get_close_matches(calibrator, names, 3) or names[:5]
         raise SettingError(
             f"The calibrator {calibrator!r} is not in the catalogue {catalog}.",
-            f"Give auto, none, or a name that it has with calibrator=1, such as "
-            f"{', '.join(near) or '(it has none)'}.",
+            did_you_mean(
+                calibrator,
+                ("auto", "none", *names),
+                "Give auto, none, or a name that it has with calibrator=1, such as "
+                f"{', '.join(names[:5]) or '(it has none)'}.",
+            ),
         )

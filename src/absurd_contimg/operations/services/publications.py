@@ -10,6 +10,7 @@ from absurd_contimg.core.records import TERMINAL_STATES, SpawnedTask
 from absurd_contimg.core.retries import retry_options
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.registry.publications import Publication, PublicationState
+from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.workflows.publication import TASK_NAME, spawn_options
 
 
@@ -36,7 +37,9 @@ def select_publications(publications: Sequence[Publication], name: str | None) -
     ]
     if len(fitting) != 1:
         count = f"{len(fitting)} publications are" if fitting else "No publication is"
-        raise MissingInputError(f"{count} called {name!r}.", "contimg publish list shows them.")
+        names = [each.destination.name for each in publications]
+        hint = did_you_mean(name, names, "contimg publish list shows them.")
+        raise MissingInputError(f"{count} called {name!r}.", hint)
     return fitting
 
 

@@ -6,7 +6,6 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Literal
 
 from absurd_contimg.config.photometry import VariabilityConfig
@@ -25,6 +24,7 @@ from absurd_contimg.science.light_curves import (
     make_light_curves,
 )
 from absurd_contimg.science.variability import measure_variability
+from absurd_contimg.similar_names import did_you_mean
 
 MeasuredIn = Literal["image", "mosaic"]
 
@@ -45,13 +45,10 @@ def find_source(database: Database, text: str) -> SkySource:
         return SkySource(text, *positions[text], 1.0)
     place = parse_position(text)
     if place is None:
-        by_key = {name.casefold(): name for name in positions}
-        near = [by_key[key] for key in get_close_matches(text.casefold(), by_key, _NAMES_MAX)]
-        known = f" Similar names: {', '.join(near)}." if near else ""
         others = f"of {len(positions)} that have" if positions else "and no other either"
         raise MissingInputError(
-            f"No source {text!r} has been measured, {others}.{known}",
-            _FORM_OF_POSITION,
+            f"No source {text!r} has been measured, {others}.",
+            did_you_mean(text, positions, _FORM_OF_POSITION),
         )
     sources = [SkySource(name, *position, 1.0) for name, position in positions.items()]
     if not sources:

@@ -42,6 +42,7 @@ from absurd_contimg.registry.queue_pauses import QueuePauses
 from absurd_contimg.registry.resource_slots import ResourceSlots
 from absurd_contimg.registry.service_records import ServiceKind
 from absurd_contimg.settings import Settings
+from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.workflows.assembly import (
     make_pipeline_worker,
     make_stage_server,
@@ -240,7 +241,7 @@ async def _served_queues(
             if queue not in known:
                 raise MissingInputError(
                     f"There is no queue {queue!r}; there are: {', '.join(known) or 'none'}.",
-                    "Correct --queue, or create it: contimg db init",
+                    did_you_mean(queue, known, "Correct --queue, or create it: contimg db init"),
                 )
         return list(dict.fromkeys(queues))
     return [queue_name, *(queue for queue in stage_queues(queue_name).values() if queue in known)]
