@@ -35,7 +35,7 @@ from absurd_contimg.operations.console import (
     jsonable,
 )
 from absurd_contimg.operations.log_stream import QueuedStream
-from absurd_contimg.secrets import has_password, mask
+from absurd_contimg.secrets import has_password, mask, without_password
 from absurd_contimg.settings import Settings, load_settings
 from absurd_contimg.similar_names import did_you_mean
 
@@ -266,7 +266,11 @@ def require_registry(settings: Settings) -> None:
     from absurd_contimg.registry.database import exists  # noqa: PLC0415 - slow
 
     if not exists(settings.registry_url):
-        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+        place = without_password(settings.registry_url).removeprefix("sqlite:///")
+        raise MissingInputError(
+            f"There is no registry yet at {place}.",
+            "Check --folder, --output-dir and --state-dir; contimg spawn and daemon make one.",
+        )
 
 
 async def find_task(backend: Inspection, settings: Settings, name: str) -> History:

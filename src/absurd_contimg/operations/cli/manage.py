@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from absurd_contimg.core.records import SpawnedTask
-from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, GroupName, Reason, TaskName, app, state
 from absurd_contimg.operations.console import cell, console, counted, error_console, message_line
@@ -191,12 +191,10 @@ def demo(
 def quarantine_list(as_json: AsJson = False) -> None:
     """List the groups with unusable data, and the reasons."""
     from absurd_contimg.registry import GroupStatus, Registry
-    from absurd_contimg.registry.database import exists
 
-    url = state.settings().registry_url
-    if not exists(url):
-        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
-    with closing(Registry(url)) as registry:
+    settings = state.settings()
+    shared.require_registry(settings)
+    with closing(Registry(settings.registry_url)) as registry:
         groups = registry.groups(GroupStatus.QUARANTINED)
     if as_json:
         shared.print_json([{"group": each.group_id, "reason": each.reason} for each in groups])

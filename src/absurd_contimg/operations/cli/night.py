@@ -15,7 +15,9 @@ from absurd_contimg.operations.console import console
 @app.command()
 def night(
     folder: Annotated[Path, typer.Argument(help="Folder for all files.")] = Path("night"),
-    groups: Annotated[int, typer.Option(help="How many groups the telescope writes.")] = 30,
+    groups: Annotated[
+        int, typer.Option(help="How many groups the telescope writes, at least 10.")
+    ] = 30,
     speed: Annotated[
         float, typer.Option(min=1.0, max=100.0, help="Seconds of observation in one second.")
     ] = 30.0,

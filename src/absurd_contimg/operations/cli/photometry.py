@@ -16,7 +16,14 @@ import typer
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import TERMINAL_STATES, SpawnedTask
 from absurd_contimg.errors import MissingInputError
-from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
+from absurd_contimg.operations.cli.app import (
+    AsJson,
+    app,
+    print_json,
+    require_registry,
+    state,
+    with_backend,
+)
 from absurd_contimg.operations.console import cell, console
 from absurd_contimg.settings import Settings
 from absurd_contimg.similar_names import did_you_mean
@@ -265,13 +272,8 @@ def _milli(jy: float | None) -> str:
 def _registry(settings: Settings) -> Iterator[Registry]:
     """The registry, or `MissingInputError` if there is none yet."""
     from absurd_contimg.registry import Registry
-    from absurd_contimg.registry.database import exists
 
-    if not exists(settings.registry_url):
-        raise MissingInputError(
-            "There is no registry yet, so nothing has been measured.",
-            "Check --state-dir or PIPELINE_PRODUCTS_DB.",
-        )
+    require_registry(settings)
     registry = Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
     try:
         yield registry

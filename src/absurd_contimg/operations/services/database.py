@@ -64,7 +64,7 @@ async def open_backend(
     if not create and not server.exists():
         raise MissingInputError(
             f"There is no database in {settings.embedded_folder}: no task has been spawned there.",
-            "Check --output-dir and --state-dir, or set ABSURD_DATABASE_URL.",
+            "Check --folder, --output-dir and --state-dir, or set ABSURD_DATABASE_URL.",
         )
     was_running = await asyncio.to_thread(server.is_running)
     try:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from absurd_contimg.config.refused_values import refusal_sentences
 from absurd_contimg.regular_files import SETTINGS_BYTES_MAX, parse_toml, read_regular
+from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.simulation.model.faults import parse_timed_faults
 from absurd_contimg.simulation.model.stage_model import FAILURES, GIB
 
@@ -170,8 +171,11 @@ def load_scenario(path: str | Path) -> Scenario:
     except FileNotFoundError:
         shipped = files(__package__) / "scenarios" / f"{path}.toml"
         if not shipped.is_file():
-            known = ", ".join(shipped_scenarios())
-            raise ScenarioError(f"No scenario {path}: neither a file nor one of {known}.") from None
+            known = shipped_scenarios()
+            raise ScenarioError(
+                f"No scenario {path}: neither a file nor one of {', '.join(known)}. "
+                f"{did_you_mean(str(path), known)}".strip()
+            ) from None
         content = shipped.read_bytes()
     except OSError as error:
         raise ScenarioError(f"Scenario {path} cannot be read: {error}") from error
