@@ -18,11 +18,15 @@ def test_a_part_of_a_name_is_enough() -> None:
 
 
 def test_at_most_three_names_are_proposed() -> None:
-    """The most similar one first."""
-    names = [f"2025-01-15T10:{minute:02d}:00" for minute in range(20)]
-    proposed = did_you_mean("2025-01-15T10:07:0", names)
-    assert proposed.startswith("Did you mean 2025-01-15T10:07:00 or ")
-    assert proposed.count(" or ") == 2
+    """All as similar as the best one."""
+    names = [f"2025-01-15T10:{minute:02d}:00" for minute in range(10, 20)]
+    assert did_you_mean("2025-01-15T10:1:00", names).count(" or ") == 2
+
+
+def test_what_is_much_less_similar_than_the_best_is_not_proposed() -> None:
+    """A group of another day, or S23 where S3 was written in small letters."""
+    assert did_you_mean("s3", ("S3", "S23", "S13")) == "Did you mean S3?"
+    assert did_you_mean("2025-01-15T10:00:01", GROUPS) == "Did you mean 2025-01-15T10:00:00?"
 
 
 def test_without_a_similar_name_the_other_advice_is_given() -> None:

@@ -40,6 +40,8 @@ from absurd_contimg.workflows.unfinished_publications import reconcile_publicati
 
 _HISTORIES = 300
 """The newest tasks, from which durations are taken."""
+_NAMES_SHOWN = 5
+"""Of those that a registry does not know."""
 
 Step = Callable[[], Awaitable[None]]
 
@@ -150,10 +152,11 @@ def named_items(
                 ).model_dump(mode="json")
     unknown = [name for name in names if name not in parameters]
     if unknown:
+        more = len(unknown) - _NAMES_SHOWN
         thing = "group with files" if kind == "pipeline" else "window with members"
         raise MissingInputError(
-            f"There is no {thing} called {unknown[0]!r} in the registry"
-            + (f", nor of {len(unknown) - 1} others." if unknown[1:] else "."),
+            f"There is no {thing} called {' or '.join(map(repr, unknown[:_NAMES_SHOWN]))} in the "
+            "registry" + (f", nor {more} of the others." if more > 0 else "."),
             did_you_mean(
                 unknown[0], known_names, "Check its name: contimg groups, contimg windows."
             ),
