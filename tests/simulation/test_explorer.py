@@ -204,6 +204,27 @@ def test_parts_run_together_what_one_process_runs() -> None:
     assert rest.futures == whole.futures - counts[4]
 
 
+def test_the_futures_after_one_recovery_are_the_same() -> None:
+    """A lease that was just extended makes no difference once the dead worker's run is released."""
+    spec = pipeline_spec()
+    base = CrashRun(spec, keep_crash_points=True)
+    base.run()
+    runs = defaultdict(list)
+    for snapshot in base.snapshots:
+        for kind in KILLS:
+            run = CrashRun(spec, snapshot=snapshot, killed_by=kind)
+            beginning, recovery = run.beginning(), run.recovery()
+            if beginning is not None and recovery is not None:
+                runs[kind, recovery].append((beginning, run))
+    by_recovery = [same for same in runs.values() if len(dict(same)) > 1]
+    assert len(by_recovery) > 40
+    for (_, first), *others in by_recovery:
+        outcome, histories = first.run(), digest_of(first.world.histories())
+        for _, other in others:
+            assert other.run() == outcome
+            assert digest_of(other.world.histories()) == histories
+
+
 @pytest.mark.parametrize("schedule", ["pause@31,pause@1", "pause@31,pause@17", "pause@33,pause@37"])
 def test_two_paused_processes_both_resume(schedule: str) -> None:
     """Found by exploring pairs: the first slept for ever, and its scratch folder stayed.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -131,18 +131,27 @@ def _is_too_deep(text: str, value: object) -> bool:
 
 def depth_of(value: object) -> int:
     """The levels of lists and objects, counted no further than just past the limit."""
-    depth, level = 0, [value]
-    while depth <= JSON_DEPTH_MAX and (inner := list(_members(level))):
-        depth, level = depth + 1, [item for members in inner for item in members]
+    depth, level = 0, _containers([value])
+    while level and depth <= JSON_DEPTH_MAX:
+        depth += 1
+        level = _containers(
+            member
+            for each in level
+            for member in (each.values() if isinstance(each, Mapping) else each)
+        )
     return depth
 
 
-def _members(level: list[object]) -> Iterator[list[object]]:
-    for value in level:
-        if isinstance(value, Mapping):
-            yield list(value.values())
-        elif isinstance(value, list | tuple):
-            yield list(value)
+def _containers(values: Iterable[object]) -> list[Mapping[str, object] | Sequence[object]]:
+    return [
+        value
+        for value in values
+        if type(value) not in _SCALARS and isinstance(value, Mapping | list | tuple)
+    ]
+
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+"""Asking the type of a value first takes a tenth of asking whether it is a `Mapping`."""
 
 
 def _refuse_number(text: str) -> NoReturn:

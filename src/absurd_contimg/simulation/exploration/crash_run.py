@@ -113,6 +113,9 @@ class CrashRun:
         self._worker_id = spec.worker_id if snapshot is None else snapshot.worker_id
         self._current: SimLoop | None = None
         self._stop_at_start = False
+        self._before_claim: list[str] | None = None
+        """The effects of a process before its first claim, while `recovery` waits for it."""
+        self._recovery: Hashable | None = None
         if spec.reply_seconds:
             self.world.server.reply_seconds["host 1"] = spec.reply_seconds
         if killed_by is None:
@@ -177,6 +180,8 @@ class CrashRun:
             checker.check_operation(effect)
         if process is self._current:
             self.crash_point += 1
+            if self._before_claim is not None:
+                self._note_recovery(process, effect, self._before_claim)
             if self._keep_crash_points:
                 self._record(effect, phase)
             if injector.resume_at is not None and self.crash_point >= injector.resume_at:
@@ -266,6 +271,34 @@ class CrashRun:
             return None
         state = self.world.state.contents()
         return self.world.kernel.now, self._worker_id, self._processes, state
+
+    def recovery(self) -> Hashable | None:
+        """Run past the first claim of the process that `beginning` has started; what decides all
+        from that claim on.
+
+        Until then its worker gives back what the dead one had, whose lease makes no difference
+        afterwards. It remembers nothing of that: two runs with the same effects up to the claim
+        and the same state before it are the same from there. None where that is not sure: another
+        service works in the process, or the database makes it wait.
+        """
+        self._before_claim = []
+        try:
+            self.world.kernel.run(callbacks_max=_CALLBACKS_MAX)
+        except (Deadlock, Livelock):
+            pass  # `run` meets it again
+        self._before_claim = None
+        return self._recovery
+
+    def _note_recovery(self, process: SimLoop, effect: Effect, effects: list[str]) -> None:
+        effects.append(effect.name)
+        if effect.name != "claim_task":
+            return
+        world = self.world
+        self._before_claim = None
+        world.kernel.stop()
+        if world.server.quiet and not world.has_service(process):
+            begun = (world.kernel.now, self._worker_id, self._processes)
+            self._recovery = (*begun, tuple(effects), world.state.contents())
 
     def run(self) -> Outcome:
         """Run to the end; what is left, and the violations."""

@@ -5,8 +5,8 @@ but before the process has the reply. Each future must end, keep every invariant
 results, checkpoints and products as the baseline.
 
 A killed process leaves nothing but durable state, so the future after a kill starts from a
-snapshot of that state, and kills after which the next process starts with the same state have one
-future. All other faults leave a living process: their futures are run from the beginning.
+snapshot of that state, and kills after which the next process starts with the same state, or claims
+with the same state, have one future. All other faults leave a living process: their futures are run from the beginning.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Exploration:
     futures: int = 0
     """Futures that were run, without the baseline."""
     duplicates: int = 0
-    """Kills whose future was not run because another begins with the very same state."""
+    """Kills whose future was not run to its end because another has come to the very same state."""
     injected: int = 0
     """Futures in which every fault of the schedule was injected."""
     findings: list[Finding] = field(default_factory=list)
@@ -202,6 +202,12 @@ class _Future(NamedTuple):
     schedule: FaultSchedule
     snapshot: Snapshot | None = None
 
+    @property
+    def group(self) -> Hashable:
+        """Only those of one group can be the same: after one kind of kill at one time."""
+        snapshot = self.snapshot
+        return self.schedule if snapshot is None else (self.schedule[-1].kind, snapshot.time)
+
 
 class _Explorer:
     def __init__(self, spec: ExplorationSpec, findings_max: int, check_operations: bool) -> None:
@@ -230,22 +236,16 @@ class _Explorer:
         part: tuple[int, int] = (0, 1),
     ) -> None:
         """Run every future with one more fault than a recorded run, `then` with another one."""
-        beginnings: set[Hashable] = set()
-        distinct = 0
+        known: set[Hashable] = set()
+        groups: dict[Hashable, int] = {}
         for future in _futures(recorded, origin, kinds):
             if len(self._result.findings) >= self._findings_max:
                 return
-            in_part = distinct % part[1] == part[0]
-            if future.snapshot is None and not in_part:
-                distinct += 1
+            if groups.setdefault(future.group, len(groups)) % part[1] != part[0]:
                 continue
-            run = self._start(future, beginnings, keep_crash_points=bool(then))
+            run = self._start(future, known, keep_crash_points=bool(then))
             if run is None:
-                self._result.duplicates += part[0] == 0  # each part meets them all
-                continue
-            distinct += 1
-            if not in_part:
-                run.world.discard()
+                self._result.duplicates += 1
                 continue
             self._run(future.schedule, run)
             if then and not run.injector.pending:
@@ -253,9 +253,9 @@ class _Explorer:
             run.world.discard()
 
     def _start(
-        self, future: _Future, beginnings: set[Hashable], keep_crash_points: bool = False
+        self, future: _Future, known: set[Hashable], keep_crash_points: bool = False
     ) -> CrashRun | None:
-        """The run of a future; None when one with the same beginning was run."""
+        """The run of a future; None when one with the same beginning or recovery was run."""
         schedule, snapshot = future
         injected = 0 if snapshot is None else snapshot.processes  # each kill starts a process
         run = CrashRun(
@@ -266,14 +266,19 @@ class _Explorer:
             keep_crash_points=keep_crash_points,
             check_operations=self._check_operations,
         )
-        if snapshot is None:
+        if snapshot is None or schedule[injected:]:
             return run
-        beginning = None if schedule[injected:] else run.beginning()
-        if beginning is not None:
-            if beginning in beginnings:
+        questions = [run.beginning]
+        if not (keep_crash_points or self._check_operations):  # the recovery itself counts then
+            questions.append(run.recovery)
+        for ask in questions:
+            answer = ask()
+            if answer is None:
+                break
+            if (future.group, answer) in known:
                 run.world.discard()
                 return None
-            beginnings.add(beginning)
+            known.add((future.group, answer))
         return run
 
     def _run(self, schedule: FaultSchedule, run: CrashRun) -> None:

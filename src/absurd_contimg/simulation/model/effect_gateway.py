@@ -77,7 +77,7 @@ class DatabaseServer:
             or self.cut_off
             or self.latency_seconds
             or self.lose_reply
-            or any(self.reply_seconds.values())
+            or (self.reply_seconds and any(self.reply_seconds.values()))
         )
 
 

@@ -86,7 +86,7 @@ class PipelineWorkers:
         """The workers of a new process."""
         state = world.state
         stages = [stage(state.registry.solves) for stage in pipeline_stages()]
-        later = [simulated(each)(state.registry.solves) for each in mosaic_stages()]
+        later = [stage(state.registry.solves) for stage in _mosaic_stages()]
         by_name = {stage.name: stage for stage in (*stages, *later)}
         files = SimulatedFiles(gateway, state.disk)
         executor = SimulatedExecutor(gateway, files, by_name, self.model, self.host, world.watch)
@@ -136,6 +136,11 @@ def pipeline_stages() -> tuple[type[SimulatedStage], ...]:
     """The simulated classes of the real stages, in their real order."""
     unused = cast(Registry, None)  # asked only when a real stage runs
     return tuple(map(simulated, assembly.pipeline_stages(unused)))
+
+
+@cache
+def _mosaic_stages() -> tuple[type[SimulatedStage], ...]:
+    return tuple(map(simulated, mosaic_stages()))
 
 
 def pipeline_params(group_id: str, sub_bands: Sequence[int] = range(16)) -> dict[str, Json]:

@@ -179,6 +179,10 @@ class World:
         task = process.create_task(service.run(), name="service")
         self._worker_tasks.setdefault(process, []).append(task)
 
+    def has_service(self, process: SimLoop) -> bool:
+        """Whether a service works in a process, beside its workers."""
+        return process in self._services
+
     def request_stop(self, process: SimLoop) -> None:
         """SIGTERM: its workers stop as they do in the service, and then the process ends."""
         for worker in self.workers.get(process, ()):
