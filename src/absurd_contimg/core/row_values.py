@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -131,27 +131,24 @@ def _is_too_deep(text: str, value: object) -> bool:
 
 def depth_of(value: object) -> int:
     """The levels of lists and objects, counted no further than just past the limit."""
-    depth, level = 0, _containers([value])
-    while level and depth <= JSON_DEPTH_MAX:
-        depth += 1
-        level = _containers(
-            member
-            for each in level
-            for member in (each.values() if isinstance(each, Mapping) else each)
-        )
+    depth, level = 0, [value]
+    while depth <= JSON_DEPTH_MAX:
+        containers = [each for each in level if type(each) not in _SCALARS]
+        members = [list(inner) for each in containers if (inner := _members(each)) is not None]
+        if not members:
+            break
+        depth, level = depth + 1, [item for inner in members for item in inner]
     return depth
 
 
-def _containers(values: Iterable[object]) -> list[Mapping[str, object] | Sequence[object]]:
-    return [
-        value
-        for value in values
-        if type(value) not in _SCALARS and isinstance(value, Mapping | list | tuple)
-    ]
+def _members(value: object) -> Iterable[object] | None:
+    """The members of a list or an object, None of anything else."""
+    if isinstance(value, dict | list | tuple):  # asking for a `Mapping` takes ten times as long
+        return value.values() if isinstance(value, dict) else value
+    return value.values() if isinstance(value, Mapping) else None
 
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-"""Asking the type of a value first takes a tenth of asking whether it is a `Mapping`."""
 
 
 def _refuse_number(text: str) -> NoReturn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -83,7 +83,8 @@ class PipelineContext:
 
     def with_outputs(self, outputs: Mapping[str, Json]) -> Self:
         """A copy that also holds the given outputs."""
-        return replace(self, outputs={**self.outputs, **outputs})
+        joined = {**self.outputs, **outputs}
+        return type(self)(self.config, self.inputs, joined, self.metadata)
 
     def to_json(self) -> dict[str, Json]:
         """The serialisable part, with a reference to the configuration."""

@@ -160,7 +160,7 @@ def safe_name(name: str) -> str:
 
 def _is_safe(name: str) -> bool:
     try:
-        length = len(os.fsencode(name))
+        length = len(name) if name.isascii() else len(os.fsencode(name))
     except UnicodeEncodeError:
         return False
     return 0 < length <= 200 and name[0] != "." and "/" not in name and "\0" not in name

@@ -338,7 +338,8 @@ def is_within(path: Path, folders: Sequence[Path]) -> bool:
 
 def is_named_within(path: Path, folder: Path) -> bool:
     """Whether a path lies in the folder by its name, wherever its links lead to."""
-    return ".." not in path.parts and path.is_relative_to(folder)
+    parts, above = path.parts, folder.parts
+    return ".." not in parts and parts[: len(above)] == above
 
 
 def _is_in_moved_product(path: Path, real: Path, folder: Path) -> bool:

@@ -39,11 +39,14 @@ class Relation(NamedTuple):
     partition: Partition | None = None
 
 
+_RELATIONS = TableSchema(Relation, "name")
+
+
 class Relations(Table[Relation]):
     """All relations of the schema, with the tables of each queue."""
 
     def __init__(self) -> None:
-        super().__init__(TableSchema(Relation, "name"), "")
+        super().__init__(_RELATIONS, "")
         self.of_queues: dict[str, dict[str | None, AnyTable]] = {letter: {} for letter in TABLES}
 
     def reindex(self, old: Relation | None, new: Relation | None) -> None:
@@ -68,7 +71,9 @@ class Relations(Table[Relation]):
             if table is None:
                 table = copies[id(relation.table)] = relation.table.copy()
                 table.partitions = None if table.partitions is None else ()
-            twin.restore_row(relation.name, relation._replace(table=table))
+            name, letter, _, parent, partition = relation
+            copied = twin.rows[name] = Relation(name, letter, table, parent, partition)
+            twin.reindex(None, copied)
         return twin
 
 

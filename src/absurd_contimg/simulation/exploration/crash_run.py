@@ -8,6 +8,7 @@ explorer decides which fault schedules are tried.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -33,6 +34,8 @@ _ENDING_CALLS = frozenset(
     {"complete_run", "fail_run", "fail_run_permanently", "cancel_task", "claim_task"}
 )
 """After which all tasks may have ended: a claim sweeps, cancels, and follows a lost reply."""
+_OF_PUBLICATIONS = frozenset({"file", "stage"})
+"""Kinds of effects with which a publication begins or ends."""
 _RESTART_SECONDS = 2.0
 """How long a supervisor takes to restart a killed worker."""
 _LATE_RESTART_LEASES = 1.5
@@ -174,7 +177,7 @@ class CrashRun:
         injector, checker = self.injector, self.checker
         if self._trace_effects:
             self._note(f"{process.name}: {CrashPoint(effect, phase)}")
-        if process in checker.fences or effect.kind != "call":
+        if process in checker.fences or effect.kind in _OF_PUBLICATIONS:
             checker.watch_publication(process, effect, phase)
         if self._check_operations and effect.changes and phase is COMMITTED:
             checker.check_operation(effect)
@@ -282,10 +285,8 @@ class CrashRun:
         service works in the process, or the database makes it wait.
         """
         self._before_claim = []
-        try:
+        with suppress(Deadlock, Livelock):  # `run` meets it again
             self.world.kernel.run(callbacks_max=_CALLBACKS_MAX)
-        except (Deadlock, Livelock):
-            pass  # `run` meets it again
         self._before_claim = None
         return self._recovery
 

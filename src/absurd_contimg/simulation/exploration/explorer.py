@@ -5,8 +5,9 @@ but before the process has the reply. Each future must end, keep every invariant
 results, checkpoints and products as the baseline.
 
 A killed process leaves nothing but durable state, so the future after a kill starts from a
-snapshot of that state, and kills after which the next process starts with the same state, or claims
-with the same state, have one future. All other faults leave a living process: their futures are run from the beginning.
+snapshot of that state, and kills after which the next process starts, or makes its first claim,
+with the same state have one future. All other faults leave a living process: their futures are run
+from the beginning.
 """
 
 from __future__ import annotations

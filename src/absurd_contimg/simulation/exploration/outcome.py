@@ -215,9 +215,9 @@ class _SavedValues:
                 return {k: self.steady(item) for k, item in value.items() if k not in VOLATILE}
             case list() | tuple():
                 return [self.steady(item) for item in value]
-            case Mapping():
-                return self.steady(dict(value))
-        return value
+        if value is None or isinstance(value, int) or not isinstance(value, Mapping):
+            return value
+        return self.steady(dict(value))
 
     def _name(self, match: re.Match[str]) -> str:
         return self._names.get(match[0].replace("-", ""), match[0])
@@ -226,13 +226,15 @@ class _SavedValues:
 def _volatile_values(value: Json) -> Iterator[object]:
     """The ids, times and fractions in a JSON value."""
     match value:
+        case None | int():
+            return
         case str() if _is_time(value):
             yield value
         case str():
             yield from (text.replace("-", "") for text in _UUID.findall(value))
         case float() if not value.is_integer():
             yield value
-        case Mapping():
+        case dict() | Mapping():
             for item in value.values():
                 yield from _volatile_values(item)
         case list() | tuple():

@@ -20,6 +20,7 @@ from simpy.events import NORMAL
 from typing_extensions import override
 
 from absurd_contimg.simulation.runtime.kernel import (
+    END_OF_SLEEP,
     RIGHT_CLOCK,
     Deadlock,
     HostClock,
@@ -34,6 +35,7 @@ _Ts = TypeVarTuple("_Ts")
 
 _make: Any = object.__new__
 """Makes a handle without a call of Python code."""
+_Future = asyncio.Future
 _TASKS_KEPT = 32
 _CALLBACKS_MAX = 300_000
 """While a call is paused."""
@@ -239,8 +241,18 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _later(self, delay: float, *call: Any, context: Context | None = None) -> Any:
         """asyncio's `call_later`."""
-        now = self._env._now
-        return self._timer(now + delay / self._rate if delay > 0 else now, call, context)
+        env = self._env
+        now = env._now
+        timer = _make(QuickHandle)
+        timer._args = call
+        timer._loop = self
+        timer._when = when = now + delay / self._rate if delay > 0 else now
+        if context is None and call[0] is not END_OF_SLEEP:
+            context = copy_context()
+        timer._context = context
+        if not self.dead:
+            heappush(env._queue, (when, NORMAL, next(env._eid), timer))
+        return timer
 
     def _at(self, when: float, *call: Any, context: Context | None = None) -> Any:
         """asyncio's `call_at`."""
@@ -266,7 +278,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     @override
     def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
+        return _Future(loop=self)
 
     def create_task(
         self,
