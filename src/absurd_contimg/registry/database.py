@@ -60,7 +60,7 @@ _FORMS_OF_SETTING = "Use a file's path, sqlite:///PATH or postgresql://USER@HOST
 _HERE = "."
 """Stands for the output folder in a path."""
 
-HEAD = "0003"
+HEAD = "0004"
 """The version of the tables that this package works with: the last one of `migrations`."""
 
 _ALEMBIC_TABLE = Table(

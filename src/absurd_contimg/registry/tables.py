@@ -12,6 +12,7 @@ from absurd_contimg.registry.models import Base, ObservationGroup, SchemaVersion
 from absurd_contimg.registry.operator_actions import OperatorActionRow
 from absurd_contimg.registry.publications import PublicationRow
 from absurd_contimg.registry.queue_pauses import QueuePauseRow
+from absurd_contimg.registry.queue_sites import QueueSiteRow
 from absurd_contimg.registry.removed_products import RemovedProductRow
 from absurd_contimg.registry.resource_slots import ResourceSlotRow
 from absurd_contimg.registry.schedules import ScheduleRow
@@ -23,7 +24,7 @@ METADATA: MetaData = Base.metadata
 KEPT_TABLES: tuple[type[Base], ...] = (
     SchemaVersion, ObservationGroup, SubbandFile, WindowRow, PublicationRow, BatchRow,
     BatchItemRow, ResourceSlotRow, QueuePauseRow, ScheduleRow, ServiceRow,
-    DiskSampleRow, AlertRow, OperatorActionRow, RemovedProductRow,
+    DiskSampleRow, AlertRow, OperatorActionRow, RemovedProductRow, QueueSiteRow,
 )  # fmt: skip
 """The tables that a rebuild leaves as they are."""
 

@@ -18,6 +18,7 @@ from absurd_contimg.backends.postgres.combined_calls import CombinedCalls
 from absurd_contimg.backends.postgres.connections import CONNECT_SECONDS, Connections
 from absurd_contimg.backends.postgres.queue_additions import ADD
 from absurd_contimg.backends.postgres.queue_listener import listening
+from absurd_contimg.backends.postgres.queue_sites import QueueSites
 from absurd_contimg.backends.postgres.schema import require_version
 from absurd_contimg.backends.postgres.task_queries import TaskQueries, table
 from absurd_contimg.core.arguments import with_checked_arguments
@@ -65,6 +66,8 @@ class PostgresBackend(Backend):
         self._url = url
         self._database = Connections(url, pool_max_size, recover, connect_seconds)
         self._queries = TaskQueries(self._database)
+        self.sites = QueueSites(self._database)
+        """Whose the queues are."""
         self._saves = CombinedCalls(
             self._database,
             "set_task_checkpoint_state",

@@ -14,6 +14,7 @@ import psycopg
 
 from absurd_contimg.backends.postgres.database_errors import raise_translated, unavailable
 from absurd_contimg.backends.postgres.queue_additions import ADD, MISSING
+from absurd_contimg.backends.postgres.queue_sites import ADD_TABLE
 from absurd_contimg.backends.postgres.sessions import (
     Session,
     transaction_settings,
@@ -50,7 +51,7 @@ _LOCK: LiteralString = f"select pg_advisory_xact_lock({0x41425355})"
 def install_schema(url: str) -> str:
     """Install Absurd's schema, or migrate an older one; what was done, as a sentence.
 
-    With what this package adds to the queues (`queue_additions`), as far as it may.
+    With what this package adds (`queue_additions`, `queue_sites`), as far as it may.
 
     One transaction: a failed installation or migration leaves the database as it was. Raises
     `BackendUnavailable` if the database cannot be reached, and `SchemaMissing` if the database
@@ -60,6 +61,7 @@ def install_schema(url: str) -> str:
         connection.execute(_LOCK)
         done = _install(connection)
         connection.execute(ADD)
+        connection.execute(ADD_TABLE)
         return done
 
 

@@ -226,13 +226,24 @@ def db_init(
         bool,
         typer.Option("--empty", help="Also where the private database of this site is gone."),
     ] = False,
+    this_site: Annotated[
+        bool,
+        typer.Option(
+            "--this-site",
+            help="The queue belongs to this output folder and registry from now on; stop its "
+            "workers first.",
+        ),
+    ] = False,
 ) -> None:
     """Install or migrate Absurd's schema and create the queue."""
-    from absurd_contimg.operations.services import database_url, initialise
+    from absurd_contimg.operations.services import database_url, initialise, take_queue
 
     settings = state.settings()
     url = database_url(settings, may_be_new=empty)
     console.out(asyncio.run(initialise(url, settings.queue_name)))
+    if this_site:
+        shared.with_backend(settings, lambda backend: take_queue(backend, settings))
+        console.out(f"Queue {settings.queue_name!r} belongs to this site.")
     console.out(f"Database {without_password(url)}")
 
 

@@ -226,9 +226,15 @@ async def _spawn(
     respawn: bool = False,
 ) -> list[Spawned]:
     from absurd_contimg.ingest.spawn import spawn_groups
-    from absurd_contimg.operations.services import ActionRecords, GivenTables, operator_name
+    from absurd_contimg.operations.services import (
+        ActionRecords,
+        GivenTables,
+        operator_name,
+        require_own_site,
+    )
     from absurd_contimg.registry import Registry
 
+    await require_own_site(backend, settings, [settings.queue_name], joins=False)
     settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
     with closing(Registry(settings.registry_url)) as registry:
         tables = GivenTables(registry.database)

@@ -24,6 +24,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import select
 
+from absurd_contimg.backends.postgres.queue_sites import FORGET_ALL
 from absurd_contimg.backends.postgres.server_programs import find_program
 from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.errors import (
@@ -261,6 +262,8 @@ def _loaded(url: str, source: Path) -> Iterator[None]:
             session.execute(f"alter schema {schema} rename to {aside}".encode())
         try:
             _restore(url, session.info.server_version, source)
+            if schema == _SCHEMAS[_QUEUE]:
+                session.execute(FORGET_ALL)
             ((tables,),) = session.execute(_COUNT, (schema,)).fetchall()
             if not tables:
                 raise CorruptInputError(

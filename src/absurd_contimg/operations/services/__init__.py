@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from absurd_contimg.operations.services.service_state import LoopState
     from absurd_contimg.operations.services.service_watch import reported
     from absurd_contimg.operations.services.site_clock import read_site_time
+    from absurd_contimg.operations.services.site_identity import require_own_site, take_queue
     from absurd_contimg.operations.services.source_light_curves import (
         find_source,
         light_curve,
@@ -128,6 +129,7 @@ __all__ = [
     "release",
     "reopen_group",
     "reported",
+    "require_own_site",
     "retry_all_failed",
     "retry_failed",
     "retry_publication",
@@ -136,6 +138,7 @@ __all__ = [
     "serve_daemon",
     "spawn_mosaic",
     "stop_signals",
+    "take_queue",
     "to_be_retried",
     "worker_notes",
 ]

@@ -28,6 +28,7 @@ from absurd_contimg.operations.services.service_reporter import ServiceIdentity,
 from absurd_contimg.operations.services.service_state import LoopState
 from absurd_contimg.operations.services.service_watch import reported
 from absurd_contimg.operations.services.site_clock import SiteClock
+from absurd_contimg.operations.services.site_identity import require_own_site
 from absurd_contimg.operations.services.worker_service import (
     enter_products,
     open_registry,
@@ -166,6 +167,7 @@ async def run_daemon(
     async with open_backend(
         settings, leave_running=True, patience_seconds=patience_seconds
     ) as backend:
+        await require_own_site(backend, settings, [settings.queue_name])
         prepare_folders(settings.pipeline.paths)
         with _daemon_lock(settings), closing(open_registry(settings)) as registry:
             if registry.is_empty():
@@ -214,6 +216,7 @@ async def poll_once(settings: Settings, calibrator: str = "auto") -> PollReport:
     """Poll until nothing is left that can be done at once."""
     check_daemon(settings, calibrator)
     async with open_backend(settings, leave_running=True) as backend:
+        await require_own_site(backend, settings, [settings.queue_name])
         prepare_folders(settings.pipeline.paths)
         with _daemon_lock(settings), closing(open_registry(settings)) as registry:
             clock = SiteClock(backend.current_time)

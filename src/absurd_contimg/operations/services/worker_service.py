@@ -36,6 +36,7 @@ from absurd_contimg.operations.services.service_manager import ServiceManager
 from absurd_contimg.operations.services.service_reporter import ServiceIdentity, ServiceReporter
 from absurd_contimg.operations.services.service_state import WorkerState
 from absurd_contimg.operations.services.service_watch import reported
+from absurd_contimg.operations.services.site_identity import require_own_site
 from absurd_contimg.operations.services.worker_identity import unique_worker_id
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.queue_pauses import QueuePauses
@@ -157,6 +158,7 @@ async def serve(
         settings, leave_running=True, patience_seconds=patience_seconds
     ) as backend:
         served = await _served_queues(backend, settings.queue_name, queues)
+        await require_own_site(backend, settings, served)
         prepare_folders(settings.pipeline.paths)
         scratch_dir = host_scratch(settings.pipeline.paths.scratch_dir)
         with (

@@ -1,0 +1,216 @@
+"""One output folder and one registry for each queue: a process with another one does not start."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from typer.testing import CliRunner
+
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.services import initialise, serve, site_identity, take_queue
+from absurd_contimg.operations.services.site_identity import SITE_NAME, require_own_site
+from absurd_contimg.registry.database import Database
+from absurd_contimg.settings import Settings, load_settings
+
+def site(url: str, output: Path, state: Path | None = None, **values: Any) -> Settings:
+    """The settings of a process; its input folder is the same whatever else it has."""
+    (output.parent / "in").mkdir(parents=True, exist_ok=True)
+    folders = {
+        "input_dir": output.parent / "in",
+        "output_dir": output,
+        "state_dir": state or output.parent / "state",
+    }
+    return load_settings({"database_url": url, "queue_name": "q", **folders, **values}, [], {})
+
+
+async def join(settings: Settings, *, joins: bool = True) -> None:
+    async with PostgresBackend(str(settings.database_url)) as backend:
+        await require_own_site(backend, settings, [settings.queue_name], joins=joins)
+    if joins:
+        Database(settings.registry_url).close()
+
+
+@pytest.fixture
+async def url(database_url: str) -> str:
+    await initialise(database_url, "q")
+    return database_url
+
+
+async def test_a_worker_with_another_output_folder_is_refused(url: str, tmp_path: Path) -> None:
+    """Its tasks were done into the other folder."""
+    first, other = tmp_path / "first", tmp_path / "other"
+    assert await serve(site(url, first), until_idle=True) == 0
+    with pytest.raises(SettingError) as refused:
+        await serve(site(url, other), until_idle=True)
+    for text in (str(first), str(other), "output folder", "--this-site", "--output-dir"):
+        assert text in str(refused.value)
+    assert not other.exists()
+    assert await serve(site(url, first), until_idle=True) == 0
+
+
+async def test_a_worker_with_another_registry_is_refused(url: str, tmp_path: Path) -> None:
+    output, other = tmp_path / "out", tmp_path / "other"
+    await join(site(url, output))
+    with pytest.raises(SettingError) as refused:
+        await join(site(url, output, other))
+    assert "registry" in str(refused.value)
+    assert str(tmp_path / "state") in str(refused.value)
+    assert str(other) in str(refused.value)
+    assert not other.exists()
+    Database(site(url, output, other).registry_url).close()
+    with pytest.raises(SettingError, match="registry"):  # nor one that is there
+        await join(site(url, output, other))
+
+
+@pytest.mark.parametrize("command", [["spawn", "--now"], ["run"], ["daemon", "--once"], ["worker"]])
+async def test_every_command_that_works_for_a_queue_is_refused(
+    url: str, tmp_path: Path, command: list[str]
+) -> None:
+    await join(site(url, tmp_path / "first"))
+    catalogue = tmp_path / "in" / "catalog.csv"
+    catalogue.write_text("name,ra_deg,dec_deg,flux_jy,spectral_index,calibrator\na,1,2,3,0,1\n")
+    folders = [f"--input-dir={tmp_path / 'in'}", f"--output-dir={tmp_path / 'other'}"]
+    options = [*folders, f"--catalog={catalogue}", "--queue=q"]
+    clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+    environment = {**clean, "ABSURD_DATABASE_URL": url, "COLUMNS": "400"}
+    ended = CliRunner().invoke(app, [*options, *command], env=environment)
+    assert ended.exit_code != 0
+    assert isinstance(ended.exception, SettingError | SystemExit)
+    assert "belongs to a site" in f"{ended.exception} {ended.output}"
+    assert not (tmp_path / "other").exists()
+
+
+async def test_a_moved_site_goes_on(url: str, tmp_path: Path) -> None:
+    """With its products, by a rename or a copy of which the original is gone."""
+    await join(site(url, tmp_path / "a" / "out", tmp_path / "a" / "out" / "state"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    await join(site(url, tmp_path / "b" / "out", tmp_path / "b" / "out" / "state"))
+    shutil.copytree(tmp_path / "b", tmp_path / "c")
+    with pytest.raises(SettingError, match="output folder"):
+        await join(site(url, tmp_path / "c" / "out", tmp_path / "c" / "out" / "state"))
+    shutil.rmtree(tmp_path / "b")
+    await join(site(url, tmp_path / "c" / "out", tmp_path / "c" / "out" / "state"))
+
+
+async def test_a_state_folder_that_moved_goes_on(url: str, tmp_path: Path) -> None:
+    await join(site(url, tmp_path / "out"))
+    (tmp_path / "state").rename(tmp_path / "elsewhere")
+    await join(site(url, tmp_path / "out", tmp_path / "elsewhere"))
+
+
+async def test_hosts_that_mount_the_folder_are_one_site(
+    url: str, new_database: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At one path or at different ones; their state folders are their own."""
+    registry = new_database()
+    (tmp_path / "mounted").symlink_to(tmp_path / "out")
+    for host, name in (("one", "out"), ("two", "mounted"), ("three", "out")):
+        monkeypatch.setattr(site_identity, "host_name", lambda host=host: host)
+        state = tmp_path / f"state of {host}"
+        await join(site(url, tmp_path / name, state, registry_url=registry))
+
+
+async def test_a_host_without_the_mount_is_refused(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same path, another folder; and a registry of its own in the same path."""
+    output = tmp_path / "out"
+    await join(site(url, output, output / "state"))
+    monkeypatch.setattr(site_identity, "host_name", lambda: "two")
+    output.rename(tmp_path / "on the first host")
+    with pytest.raises(SettingError, match="output folder"):
+        await join(site(url, output, output / "state"))
+
+
+async def test_lost_folders_begin_again_at_their_place(url: str, tmp_path: Path) -> None:
+    settings = site(url, tmp_path / "out")
+    await join(settings)
+    shutil.rmtree(tmp_path / "out")
+    shutil.rmtree(tmp_path / "state")
+    await join(settings)
+    assert (tmp_path / "out" / SITE_NAME).is_file()
+
+
+async def test_two_sites_on_two_queues(url: str, tmp_path: Path) -> None:
+    await initialise(url, "second")
+    await join(site(url, tmp_path / "a" / "out"))
+    await join(site(url, tmp_path / "b" / "out", queue_name="second"))
+    with pytest.raises(SettingError, match="output folder"):
+        await join(site(url, tmp_path / "b" / "out"))
+
+
+async def test_a_queue_is_taken_when_asked(url: str, tmp_path: Path) -> None:
+    first, second = site(url, tmp_path / "a" / "out"), site(url, tmp_path / "b" / "out")
+    await join(first)
+    async with PostgresBackend(url) as backend:
+        await take_queue(backend, second)
+    await join(second)
+    with pytest.raises(SettingError, match="output folder"):
+        await join(first)
+
+
+async def test_spawning_first_decides_nothing(url: str, tmp_path: Path) -> None:
+    await join(site(url, tmp_path / "a" / "out"), joins=False)
+    await join(site(url, tmp_path / "b" / "out"))
+
+
+async def test_a_database_without_the_table_does(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that somebody else has initialised; it is told that nothing is checked."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("drop table absurd.contimg_sites")
+    with caplog.at_level(logging.WARNING):
+        await join(site(url, tmp_path / "a" / "out"))
+        await join(site(url, tmp_path / "b" / "out"))
+    assert caplog.text.count("it is not checked") == 2
+
+
+async def test_a_role_that_may_not_write_the_table_does(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("create role limited login password 'limited'")
+        connection.execute("grant usage on schema absurd to limited")
+        connection.execute("grant select on all tables in schema absurd to limited")
+        connection.execute("grant execute on all functions in schema absurd to limited")
+    try:
+        limited = make_conninfo(url, user="limited", password="limited")
+        with caplog.at_level(logging.WARNING):
+            await join(site(limited, tmp_path / "a" / "out"))
+        assert "may not record" in caplog.text
+    finally:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("drop owned by limited")
+            connection.execute("drop role limited")
+
+
+async def test_a_dropped_queue_belongs_to_nobody(url: str, tmp_path: Path) -> None:
+    await join(site(url, tmp_path / "a" / "out"))
+    async with PostgresBackend(url) as backend:
+        await backend.drop_queue("q")
+        await backend.create_queue("q")
+    await join(site(url, tmp_path / "b" / "out"))
+
+
+async def test_a_registry_that_serves_another_site_at_the_same_place(
+    url: str, tmp_path: Path
+) -> None:
+    """The files were exchanged."""
+    settings = site(url, tmp_path / "out")
+    await join(settings)
+    with closing(Database(settings.registry_url)) as database:
+        site_identity.enter_site(database, ["q"], "0" * 16)
+    with pytest.raises(SettingError, match="registry"):
+        await join(settings)
