@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendUnavailable
@@ -347,3 +348,59 @@ async def _arrive(folder: Path, seed: int) -> None:
     assert [members(window) for window in current] == [
         [group_id(n) for n in span] for span in ([0, 1, 2], [2, 3, 4], [4, 5])
     ]
+
+
+async def lose_the_database(site: DaemonSite) -> None:
+    """A new one, with an empty queue of the same name; another daemon, which knows nothing."""
+    await asyncio.sleep(0.01)  # ids tell milliseconds
+    site.backend = MemoryBackend(MemoryDatabase())
+    await site.begin()
+    site.daemon = None
+
+
+async def test_groups_of_a_lost_queue_get_their_tasks_again(
+    site: DaemonSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under the same keys; what has ended stays done. Nobody spawned them, and no check said so."""
+    await groups_of_a_night(site, range(4))
+    before = await site.tasks()
+    site.finish(0)
+    site.finish(1, GroupStatus.FAILED)
+    await lose_the_database(site)
+    await site.polls(100, 3)
+    keys = [key for name, key in await site.tasks() if name == "pipeline"]
+    assert keys == [key for name, key in before if name == "pipeline"][2:]
+    assert caplog.text.count("it is spawned again") == 2
+    task = await site.backend.get_task_result(QUEUE, UUID(site.group(3).task_id))
+    assert task is not None
+
+
+async def test_a_database_that_is_lost_while_the_daemon_runs(site: DaemonSite) -> None:
+    await groups_of_a_night(site, range(2))
+    assert len(await site.tasks()) == 2
+    await site.backend.drop_queue(QUEUE)
+    await asyncio.sleep(0.01)
+    await site.begin()
+    await site.polls(100, 2)
+    assert len(await site.tasks()) == 2
+
+
+async def test_tasks_that_retention_has_removed_are_not_spawned_again(site: DaemonSite) -> None:
+    """Of a group that is done, and of one whose task was cancelled."""
+    await groups_of_a_night(site, range(3))
+    site.finish(0)
+    for number in range(2):
+        await site.backend.cancel_task(QUEUE, UUID(site.group(number).task_id))
+    while await site.backend.cleanup_tasks(QUEUE, 0):
+        pass
+    left = await site.tasks()
+    site.daemon = None
+    await site.polls(100, 3)
+    assert [task for task in await site.tasks() if task[0] == "pipeline"] == left
+
+
+async def test_mosaics_of_a_lost_queue_are_spawned_again(site: DaemonSite) -> None:
+    window = await closed_window(site)
+    await lose_the_database(site)
+    await site.polls(100, 2)
+    assert await mosaics(site) == {f"mosaic:{window.window_id}": "pending"}

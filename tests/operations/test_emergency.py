@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from held_stages import HOLD
+from psycopg.conninfo import make_conninfo
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
@@ -274,6 +276,43 @@ def test_stop_ends_what_runs_without_the_registry(
         assert isinstance(refused.exception, AwayError)
     assert site.task_of(name).attempts == 1
     assert site.states() == {"sleeping": 1}
+    assert_audit_is_clean(site)
+
+
+@contextmanager
+def lock_held(url: str, table: str) -> Iterator[int]:
+    """A session of somebody else, within a transaction; its process number on the server."""
+    parameters = make_conninfo(url, application_name="a forgotten psql")
+    with psycopg.connect(parameters) as session:
+        session.execute(f"lock table absurd.{table} in access exclusive mode".encode())
+        yield session.info.backend_pid
+
+
+@pytest.mark.parametrize("table", [f'"r_{QUEUE}"', "queues"])
+def test_stop_beside_a_lock(site: BusySite, table: str) -> None:
+    """It took as long as the lock, and nothing named who held it."""
+    (name,) = groups(1)
+    site.spawn(name)
+    site.start_worker("w-1")
+    site.wait("a stage runs", lambda: len(site.running()) == 1)
+    with lock_held(site.url, table) as pid:
+        begun = time.monotonic()
+        stopped = site.contimg("emergency", "stop", "--reason", "smoke", "--timeout", "2")
+        assert time.monotonic() - begun < 2 + 4 * 5
+        site.wait("it ends", lambda: not site.running(), END_SECONDS + 5)
+        assert "is stopped by" in stopped.output
+        assert f"session {pid} of user" in stopped.output
+        assert "a forgotten psql" in stopped.output
+        assert "lock table absurd." in stopped.output
+        assert f"pg_terminate_backend({pid})" in stopped.output
+    if table != "queues":  # a run does not need that table
+        require(stopped, 1)
+    site.wait("it is given back", lambda: site.states()["running"] == 0)
+    assert "Nothing runs" in require(site.contimg("emergency", "stop", "--reason", "smoke"))
+    require(site.contimg("emergency", "resume"))
+    site.hold.unlink()
+    site.wait("it completes", lambda: site.states()["completed"] == 1)
+    assert site.task_of(name).attempts == 1
     assert_audit_is_clean(site)
 
 

@@ -59,6 +59,9 @@ class Inspection(Protocol):
     async def get_queue_policy(self, queue_name: str) -> QueuePolicy | None:
         """The queue's policy, None if there is no such queue."""
 
+    async def queue_created_at(self, queue_name: str) -> datetime | None:
+        """When the queue was made, None if there is no such queue or nobody knows."""
+
     async def queue_stats(self, queue_name: str) -> QueueStats:
         """Counts for operators; see `QueueStats`."""
 

@@ -219,8 +219,25 @@ class Lease:
             if wait > 0:
                 await asyncio.sleep(min(wait, control_seconds))
             if wait <= 0 or control_seconds < wait:  # else a checkpoint may have extended the claim
-                await self.extend()
+                await self._extend_if_permitted()
+
+    async def _extend_if_permitted(self) -> None:
+        """Extend the claim, and raise `RunReleased` if the run may not go on.
+
+        A database that does not answer delays no stop.
+        """
+        if self._control.may_run is None:
+            await self.extend()
+            return
+        extension = asyncio.ensure_future(self.extend())
+        try:
+            while not (await asyncio.wait({extension}, timeout=self._control.seconds))[0]:
                 await self._require_permission()
+            await extension
+        finally:
+            extension.cancel()
+            await asyncio.wait({extension})
+        await self._require_permission()
 
     async def _require_permission(self) -> None:
         """Raise `RunReleased` if the run may not go on; no answer in time is no refusal."""

@@ -143,6 +143,10 @@ class HistoryFile(Inspection):
         return None
 
     @override
+    async def queue_created_at(self, queue_name: str) -> datetime | None:
+        return None
+
+    @override
     async def queue_stats(self, queue_name: str) -> QueueStats:
         now = await self.current_time()
         histories = self._of_queue(queue_name).values()

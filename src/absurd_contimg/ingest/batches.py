@@ -36,13 +36,17 @@ def reprocessing_queue(queue_name: str) -> str:
     return f"{queue_name}-reprocessing"
 
 
+def queue_names(main: str) -> list[str]:
+    """The names that the main queue and those of its stages and of batches have."""
+    return [main, *stage_queues(main).values(), reprocessing_queue(main)]
+
+
 def pipeline_queues(main: str, known: Collection[str]) -> list[str]:
     """The main queue with those of its stages and of batches, as far as they are there.
 
     Others in the database belong to another site or to another program.
     """
-    names = (main, *stage_queues(main).values(), reprocessing_queue(main))
-    return [name for name in names if name in known]
+    return [name for name in queue_names(main) if name in known]
 
 
 class FeedRules(BaseModel):

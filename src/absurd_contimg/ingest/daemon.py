@@ -22,6 +22,7 @@ from absurd_contimg.core.records import LIVE_STATES, Json, SpawnOptions, TaskRes
 from absurd_contimg.errors import AwayError, MissingInputError
 from absurd_contimg.execution.context import GroupInputs
 from absurd_contimg.ingest.arrivals import Arrivals
+from absurd_contimg.ingest.lost_tasks import LostTasks
 from absurd_contimg.ingest.ports import Clock, IngestStore
 from absurd_contimg.ingest.window_mosaics import WindowMosaics
 from absurd_contimg.ingest.windows import (
@@ -89,6 +90,7 @@ class Daemon:
     """Called with the name of each step when it begins."""
     _clocks: tuple[float, float] | None = field(default=None)
     _more: bool = field(default=False)
+    _lost: LostTasks | None = field(default=None)
 
     async def poll(self) -> PollReport:
         """Do all that can be done now. What is away hinders only the steps that need it."""
@@ -128,6 +130,9 @@ class Daemon:
         self._clocks = now, monotonic
 
     async def _spawn_groups(self) -> None:
+        if self._lost is None:
+            self._lost = LostTasks(self.backend, self.store, self.clock, self.queue_name)
+        await self._lost.forget()
         groups = await asyncio.to_thread(self.store.groups_to_spawn)
         if not groups:
             return

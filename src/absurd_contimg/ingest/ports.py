@@ -55,6 +55,8 @@ class IngestStore(Protocol):
 
     def note_task(self, group_id: str, files_version: int, task_id: str) -> None: ...  # noqa: D102
 
+    def forget_task(self, group_id: str, files_version: int) -> None: ...  # noqa: D102
+
     def note_photometry_task(  # noqa: D102
         self, group_id: str, files_version: int, task_id: str
     ) -> None: ...
@@ -62,6 +64,10 @@ class IngestStore(Protocol):
     def observations(self) -> list[IngestGroup]: ...  # noqa: D102
 
     def windows(self) -> list[Window]: ...  # noqa: D102
+
+    def windows_without_mosaic(self) -> list[Window]: ...  # noqa: D102
+
+    def forget_window_task(self, window_id: str) -> None: ...  # noqa: D102
 
     def store_windows(self, changes: Sequence[Window]) -> None: ...  # noqa: D102
 

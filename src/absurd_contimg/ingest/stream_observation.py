@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from absurd_contimg.history.invariants.stream import (
 )
 from absurd_contimg.ingest.daemon import accepted_files
 from absurd_contimg.registry.batches import Batch, BatchItem
-from absurd_contimg.registry.ingestion_records import IngestGroup
+from absurd_contimg.registry.ingestion_records import IngestGroup, is_unfinished
 from absurd_contimg.registry.models import IngestState
 from absurd_contimg.registry.publications import Publication
 from absurd_contimg.registry.windows import Window
@@ -51,6 +52,7 @@ def observe_stream(
     batches: ObservedBatches,
     times_put_there: Callable[[Path], int] | None = None,
     *,
+    queue_created_at: datetime | None = None,
     must_have_ended: bool = False,
 ) -> StreamObservation:
     """The stream as it is recorded now; `times_put_there`, where somebody has counted that."""
@@ -75,6 +77,7 @@ def observe_stream(
             )
             for batch in batches.batches()
         ],
+        queue_created_at,
         must_have_ended,
     )
 
@@ -87,6 +90,7 @@ def _group(group: IngestGroup) -> ObservedGroup:
         list(map(str, accepted_files(group))),
         group.task_id,
         group.ingest_state is IngestState.CLOSED,
+        is_unfinished(group),
     )
 
 

@@ -38,6 +38,7 @@ from absurd_contimg.registry.windows import (
     list_windows,
     note_window_task,
     store_windows,
+    windows_without_mosaic,
 )
 from absurd_contimg.similar_names import did_you_mean
 
@@ -233,11 +234,15 @@ class IngestionTables:
         """Note the pipeline task of a group's files."""
         self._set_task(group_id, files_version, task_id=task_id)
 
+    def forget_task(self, group_id: str, files_version: int) -> None:
+        """Let a group have no pipeline task: it gets another one."""
+        self._set_task(group_id, files_version, task_id=None)
+
     def note_photometry_task(self, group_id: str, files_version: int, task_id: str) -> None:
         """Note the photometry task of a group."""
         self._set_task(group_id, files_version, photometry_task_id=task_id)
 
-    def _set_task(self, group_id: str, files_version: int, **task: str) -> None:
+    def _set_task(self, group_id: str, files_version: int, **task: str | None) -> None:
         with self._database.writing() as session:
             session.execute(
                 update(ObservationGroup)
@@ -264,6 +269,14 @@ class IngestionTables:
     def windows(self) -> list[Window]:
         """All windows in the order of time."""
         return list_windows(self._database)
+
+    def windows_without_mosaic(self) -> list[Window]:
+        """See `registry.windows.windows_without_mosaic`."""
+        return windows_without_mosaic(self._database)
+
+    def forget_window_task(self, window_id: str) -> None:
+        """Let a window have no mosaic task: it gets another one."""
+        note_window_task(self._database, window_id, None)
 
     def store_windows(self, changes: Sequence[Window]) -> None:
         """See `registry.windows.store_windows`."""

@@ -62,6 +62,20 @@ def group_state(ingest_state: IngestState, status: GroupStatus) -> str:
     return status.value if is_closed or is_begun else ingest_state.value
 
 
+_ENDED = {
+    GroupStatus.DONE,
+    GroupStatus.DEGRADED,
+    GroupStatus.FAILED,
+    GroupStatus.QUARANTINED,
+}
+
+
+def is_unfinished(group: IngestGroup) -> bool:
+    """Whether a closed group has a task of which no end is known."""
+    is_closed = group.ingest_state is IngestState.CLOSED
+    return is_closed and group.task_id is not None and group.status not in _ENDED
+
+
 @dataclass(frozen=True, slots=True)
 class FileSighting:
     """A new file."""

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import Base, row_values
+from absurd_contimg.registry.mosaics import MosaicRow
 from absurd_contimg.registry.stored_types import Mjd, StoredState
 from absurd_contimg.similar_names import did_you_mean
 
@@ -137,8 +138,21 @@ def store_windows(database: Database, changes: Sequence[Window]) -> None:
                 row.state, row.superseded_by = window.state.value, window.superseded_by
 
 
-def note_window_task(database: Database, window_id: str, task_id: str) -> None:
-    """Note the mosaic task of a window."""
+def windows_without_mosaic(database: Database) -> list[Window]:
+    """The closed windows that have a task and no mosaic, in the order of time."""
+    query = (
+        select(WindowRow)
+        .where(WindowRow.state == WindowState.CLOSED.value)
+        .where(WindowRow.task_id.is_not(None))
+        .where(~exists().where(MosaicRow.window_id == WindowRow.window_id))
+        .order_by(WindowRow.start_mjd, WindowRow.window_id)
+    )
+    with database.reading() as session:
+        return [_window(row) for row in session.scalars(query)]
+
+
+def note_window_task(database: Database, window_id: str, task_id: str | None) -> None:
+    """Note the mosaic task of a window; None: it has none any more."""
     with database.writing() as session:
         session.execute(
             update(WindowRow).where(WindowRow.window_id == window_id).values(task_id=task_id)

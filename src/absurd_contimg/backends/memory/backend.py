@@ -99,6 +99,9 @@ class MemoryBackend(Backend):
         rows = await self._read(queues.get_queue_policy, (queue_name,))
         return QueuePolicy(*python_values(rows[0])) if rows else None
 
+    async def queue_created_at(self, queue_name: str) -> datetime | None:
+        return await self._read(task_reads.queue_created_at, (queue_name,))
+
     async def set_queue_policy(self, queue_name: str, policy: Mapping[str, Json]) -> None:
         await self._run(queues.set_queue_policy, (queue_name, dumped(policy)))
 

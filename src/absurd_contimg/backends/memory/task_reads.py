@@ -22,6 +22,12 @@ from absurd_contimg.core.records import Checkpoint, History, QueueStats, Run, Ta
 from absurd_contimg.core.task_queries import RecentActivity, TaskFilter, activity_of, names_failure
 
 
+def queue_created_at(tx: Transaction, queue: str) -> datetime | None:
+    """When a queue was made; None if there is none."""
+    row = catalog.queues(tx).get(tx, queue)
+    return None if row is None else times.to_datetime(row.created_at)
+
+
 def task_rows(
     tx: Transaction, queue: str, wanted: TaskFilter, before: int | None, limit: int | None
 ) -> list[TaskRow]:

@@ -16,6 +16,7 @@ from typing_extensions import override
 from absurd_contimg.backends.postgres.columns import selected
 from absurd_contimg.backends.postgres.combined_calls import CombinedCalls
 from absurd_contimg.backends.postgres.connections import CONNECT_SECONDS, Connections
+from absurd_contimg.backends.postgres.lock_holders import find_lock_holders, name_holders
 from absurd_contimg.backends.postgres.queue_additions import ADD
 from absurd_contimg.backends.postgres.queue_listener import listening
 from absurd_contimg.backends.postgres.queue_sites import QueueSites
@@ -109,6 +110,10 @@ class PostgresBackend(Backend):
         """
         return listening(self._url, workers)
 
+    async def lock_holders(self) -> str:
+        """Which sessions hold locks on the tables of queues, and what to do; empty if none does."""
+        return name_holders(await find_lock_holders(self._url))
+
     @override
     async def current_time(self) -> datetime:
         now: datetime = await self._database.call("current_time")
@@ -132,6 +137,13 @@ class PostgresBackend(Backend):
         return _first(
             await self._database.rows(QueuePolicy, query.format(_columns(QueuePolicy)), queue_name)
         )
+
+    @override
+    async def queue_created_at(self, queue_name: str) -> datetime | None:
+        async with self._database.connection() as connection:
+            query = "select created_at from absurd.queues where queue_name = %s"
+            row = await (await connection.execute(query, (queue_name,))).fetchone()
+            return None if row is None else row[0]
 
     @override
     async def queue_stats(self, queue_name: str) -> QueueStats:

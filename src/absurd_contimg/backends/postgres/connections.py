@@ -26,6 +26,7 @@ from typing_extensions import override
 
 from absurd_contimg.backends.postgres.columns import selected
 from absurd_contimg.backends.postgres.database_errors import raise_translated, unavailable
+from absurd_contimg.backends.postgres.lock_holders import find_lock_holders, name_holders
 from absurd_contimg.backends.postgres.sessions import (
     READ_WRITE,
     AsyncSession,
@@ -137,8 +138,9 @@ class Connections:
                 finally:
                     self._give_back(connection)
         except TimeoutError as error:
+            holders = name_holders(await find_lock_holders(self._url))
             raise BackendUnavailable(
-                f"The database did not answer within {_CALL_SECONDS:g} s."
+                f"The database did not answer within {_CALL_SECONDS:g} s. {holders}".strip()
             ) from error
         except psycopg.Error as error:
             raise_translated(error)

@@ -13,6 +13,7 @@ import absurdctl
 import psycopg
 
 from absurd_contimg.backends.postgres.database_errors import raise_translated, unavailable
+from absurd_contimg.backends.postgres.lock_holders import find_lock_holders_now, name_holders
 from absurd_contimg.backends.postgres.queue_additions import ADD, MISSING
 from absurd_contimg.backends.postgres.queue_sites import ADD_TABLE
 from absurd_contimg.backends.postgres.sessions import (
@@ -46,6 +47,10 @@ _TABLES: LiteralString = (
 
 _LOCK: LiteralString = f"select pg_advisory_xact_lock({0x41425355})"
 """One transaction at a time installs; any number of our own ("ABSU")."""
+
+
+_BOUND: LiteralString = "set local lock_timeout = '20s'"
+"""What somebody else has locked is waited for so long."""
 
 
 def install_schema(url: str) -> str:
@@ -167,7 +172,11 @@ def _transaction(url: str) -> Iterator[Session]:
             if session.pooled:
                 for statement in transaction_settings(session.info):
                     session.execute(statement)
+            session.execute(_BOUND)
             yield session
+    except psycopg.errors.LockNotAvailable as error:
+        holders = name_holders(find_lock_holders_now(url)) or str(error)
+        raise BackendError(f"Absurd's tables are locked. {holders}", error.sqlstate) from error
     except psycopg.ProgrammingError as error:
         if error.sqlstate is not None:
             raise_translated(error)

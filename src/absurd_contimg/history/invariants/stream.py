@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import combinations, pairwise
 
 from absurd_contimg.core.records import LIVE_STATES, History, Json
+from absurd_contimg.core.task_ids import is_older_than
 
 _ONE_OBSERVATION_SECONDS = 60
 """Sub-bands named less than this apart are of one observation: the next one comes after 309 s."""
@@ -31,6 +33,8 @@ class ObservedGroup:
     """The files with which it is processed."""
     task_id: str | None
     is_accepted: bool
+    is_unfinished: bool = False
+    """No end of its task is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ class StreamObservation:
     windows: Sequence[ObservedWindow] = ()
     publications: Sequence[ObservedPublication] = ()
     batches: Sequence[ObservedBatch] = ()
+    queue_created_at: datetime | None = None
+    """When the queue was made; retention removes no older task from it. None: nobody knows."""
     must_have_ended: bool = False
     """Nothing has come for so long that nobody may wait any more."""
 
@@ -113,9 +119,13 @@ def every_accepted_group_has_its_task(observed: StreamObservation) -> Iterator[s
             if is_left and observed.must_have_ended:
                 yield f"group {group.group_id} is accepted and has no task"
         elif group.task_id not in tasks:
-            if not observed.must_have_ended:
-                continue  # it may have been removed when it was old enough
-            yield f"task {group.task_id} of group {group.group_id} is not there"
+            text = f"task {group.task_id} of group {group.group_id} is not there"
+            created_at = observed.queue_created_at
+            is_lost = created_at is not None and is_older_than(group.task_id, created_at)
+            if observed.must_have_ended:
+                yield text
+            elif is_lost and group.is_unfinished:  # else retention may have removed it
+                yield f"{text}: the queue is younger (contimg daemon spawns it again)"
         elif _param(tasks[group.task_id].params, "group_id") != group.group_id:
             yield f"task {group.task_id} of group {group.group_id} is another group's"
 

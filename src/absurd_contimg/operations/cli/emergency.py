@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.errors import AwayError, MissingInputError, SettingError
 from absurd_contimg.operations.cli.app import Reason, app, state, with_backend
 from absurd_contimg.operations.console import console, message_line
@@ -41,6 +43,8 @@ _Confirm = Annotated[
 _UNRECORDED_PAUSE_SECONDS = 600.0
 """After an emergency that the registry cannot hold, runs begin again so late."""
 _UNRECORDED_LOOK_SECONDS = 1.0
+_ANSWER_SECONDS = 5.0
+"""How long the database may take beyond the time that an operator gives."""
 
 
 @emergency_app.command()
@@ -175,18 +179,10 @@ def _paused_of(queue: str, paused: Sequence[str]) -> Sequence[str]:
 def _halt(
     reason: str, only: Sequence[str] | None, timeout: float, *, stop: bool
 ) -> list[StoppedQueue]:
-    from absurd_contimg.operations.maintenance import site_queues, wait_until_idle
-
     if not reason.strip():
         raise SettingError("Other operators need a reason.", "Say why: --reason TEXT")
     settings = state.settings()
-    named = only or [settings.queue_name]
-
-    async def existing(backend: Backend) -> list[str]:
-        await _require_queues(backend, named)
-        return await site_queues(backend, named)
-
-    queues = with_backend(settings, existing, create=False)
+    queues = _queues(settings, only or [settings.queue_name])
     try:
         stopped = _hold(settings, queues, reason.strip(), stop=stop)
     except AwayError as error:
@@ -197,7 +193,9 @@ def _halt(
         with_backend(settings, lambda b: _stop_unrecorded(b, queues, timeout), create=False)
         raise typer.Exit(1) from error
     _note(settings, "stop" if stop else "drain", queues, reason)
-    running = with_backend(settings, lambda b: wait_until_idle(b, queues, timeout), create=False)
+    running = with_backend(settings, lambda b: _wait_until_idle(b, queues, timeout), create=False)
+    if running is None:
+        raise typer.Exit(1)
     for queue, count in running.items():
         console.print(message_line(f"{queue}: {count} still running after {timeout:g} s."))
     if running:
@@ -206,6 +204,53 @@ def _halt(
     go_on = state.command("emergency resume")
     console.print(message_line(f"Nothing runs. To go on: {go_on}"), soft_wrap=True)
     return stopped
+
+
+def _queues(settings: Settings, named: Sequence[str]) -> list[str]:
+    """The named queues with those of their stages and batches.
+
+    All that there may be, if the database does not answer: a stop must not wait for that.
+    """
+    from absurd_contimg.ingest.batches import queue_names
+    from absurd_contimg.operations.maintenance import site_queues
+
+    async def ask(backend: Backend) -> list[str]:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await _require_queues(backend, named)
+                return await site_queues(backend, named)
+        except (TimeoutError, BackendUnavailable) as error:
+            await _show_silence(backend, error)
+            return [queue for name in named for queue in queue_names(name)]
+
+    return with_backend(settings, ask, create=False)
+
+
+async def _wait_until_idle(
+    backend: Backend, queues: Sequence[str], timeout: float
+) -> dict[str, int] | None:
+    """What runs still when the time is over; None if the database does not tell."""
+    from absurd_contimg.operations.maintenance import wait_until_idle
+
+    try:
+        async with asyncio.timeout(timeout + _ANSWER_SECONDS):
+            return await wait_until_idle(backend, queues, timeout)
+    except (TimeoutError, BackendUnavailable) as error:
+        await _show_silence(backend, error)
+        console.print(
+            "What runs is not known. Nothing more is claimed: it is recorded. After contimg "
+            "emergency stop, workers that reach the registry end their stages within 5 s."
+        )
+        return None
+
+
+async def _show_silence(backend: Backend, error: BaseException) -> None:
+    """Say that the database does not answer, and who holds it up."""
+    holders = ""
+    if isinstance(backend, PostgresBackend):
+        holders = await backend.lock_holders()
+    text = f"The database does not answer. {holders or error}".strip()
+    console.print(message_line(text), soft_wrap=True)
 
 
 def _hold(
@@ -237,7 +282,12 @@ async def _stop_unrecorded(backend: Backend, queues: Sequence[str], timeout: flo
     clock = asyncio.get_running_loop().time
     give_up, given = clock() + timeout, 0
     while True:
-        given += await give_back_running(backend, queues, _UNRECORDED_PAUSE_SECONDS)
+        try:
+            async with asyncio.timeout_at(give_up + _ANSWER_SECONDS):
+                given += await give_back_running(backend, queues, _UNRECORDED_PAUSE_SECONDS)
+        except (TimeoutError, BackendUnavailable) as error:
+            await _show_silence(backend, error)
+            break
         if clock() >= give_up:
             break
         await asyncio.sleep(min(_UNRECORDED_LOOK_SECONDS, give_up - clock()))

@@ -320,7 +320,10 @@ def audit(from_file: FromFile = None, as_json: AsJson = False) -> None:
     histories = shared.all_histories(settings, file=from_file)
     violations = check_histories(histories, make_policy(settings))
     if from_file is None:
-        violations += audit_stream(settings, histories)
+        created_at = shared.with_backend(
+            settings, lambda backend: backend.queue_created_at(settings.queue_name), create=False
+        )
+        violations += audit_stream(settings, histories, created_at)
     if as_json:
         shared.print_json({"tasks": len(histories), "violations": violations})
         raise typer.Exit(1 if violations else 0)

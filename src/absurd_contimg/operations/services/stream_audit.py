@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from absurd_contimg.core.records import History
 from absurd_contimg.history.invariants.check import (
@@ -19,12 +20,20 @@ from absurd_contimg.registry.publications import Publications
 from absurd_contimg.settings import Settings
 
 
-def audit_stream(settings: Settings, histories: Sequence[History]) -> list[Violation]:
+def audit_stream(
+    settings: Settings,
+    histories: Sequence[History],
+    queue_created_at: datetime | None = None,
+) -> list[Violation]:
     """The violations in what the registry holds beside these tasks; none without a registry."""
     if not exists(settings.registry_url):
         return []
     with open_tables(settings) as database:
         observed = observe_stream(
-            histories, IngestionTables(database), Publications(database), Batches(database)
+            histories,
+            IngestionTables(database),
+            Publications(database),
+            Batches(database),
+            queue_created_at=queue_created_at,
         )
     return find_violations(STREAM_INVARIANTS, observed)

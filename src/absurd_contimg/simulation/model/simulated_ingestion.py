@@ -225,6 +225,11 @@ class SimulatedIngestion:
         if self._groups[group_id].files_version == files_version:
             self._groups[group_id] = replace(self._groups[group_id], task_id=task_id)
 
+    def forget_task(self, group_id: str, files_version: int) -> None:
+        """Let a group have no pipeline task."""
+        if self._groups[group_id].files_version == files_version:
+            self._groups[group_id] = replace(self._groups[group_id], task_id=None)
+
     def note_photometry_task(self, group_id: str, files_version: int, task_id: str) -> None:
         """Note the photometry task of a group."""
         if self._groups[group_id].files_version == files_version:
@@ -262,6 +267,15 @@ class SimulatedIngestion:
     def windows(self) -> list[Window]:
         """All windows in the order of time."""
         return sorted(self._windows.values(), key=lambda each: (each.start_mjd, each.window_id))
+
+    def windows_without_mosaic(self) -> list[Window]:
+        """The closed windows with a task: the mosaics are nobody's business here."""
+        windows = self.windows()
+        return [each for each in windows if each.state is WindowState.CLOSED and each.task_id]
+
+    def forget_window_task(self, window_id: str) -> None:
+        """Let a window have no mosaic task."""
+        self._windows[window_id] = replace(self._windows[window_id], task_id=None)
 
     def store_windows(self, changes: Sequence[Window]) -> None:
         """See `registry.windows.store_windows`."""

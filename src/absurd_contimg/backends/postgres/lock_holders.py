@@ -1,0 +1,102 @@
+"""The sessions for whose locks others wait on the tables of the queues, whoever they belong to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import LiteralString
+
+import psycopg
+from psycopg.rows import class_row
+
+from absurd_contimg.backends.postgres.sessions import AsyncSession, Session
+from absurd_contimg.core.errors import UnsuitableDatabase
+
+_ANSWER_SECONDS = 3.0
+_QUERY_CHARACTERS = 60
+
+_QUERY: LiteralString = """
+with holders as (
+  select l.pid from pg_catalog.pg_locks l
+    join pg_catalog.pg_class c on c.oid = l.relation
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+   where n.nspname = 'absurd' and l.granted
+     and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
+     and l.mode in ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock')
+  union
+  select pg_catalog.unnest(pg_catalog.pg_blocking_pids(pid)) from pg_catalog.pg_stat_activity
+   where datname = current_database() and wait_event_type = 'Lock'
+)
+select pid, coalesce(usename, '') as user_name, coalesce(application_name, '') as application,
+       coalesce(client_addr::text, '') as client,
+       extract(epoch from clock_timestamp() - coalesce(xact_start, backend_start))::float8
+         as seconds,
+       coalesce(query, '') as query
+  from pg_catalog.pg_stat_activity join holders using (pid)
+ where pid <> pg_backend_pid() and wait_event_type is distinct from 'Lock'
+ order by seconds desc
+"""
+# Who waits for a lock is not the cause, though others wait behind it.
+
+
+@dataclass(frozen=True, slots=True)
+class LockHolder:
+    """A session of the server."""
+
+    pid: int
+    user_name: str
+    application: str
+    client: str
+    """Its address; empty for one on the server's own host."""
+    seconds: float
+    """How long its transaction has lasted."""
+    query: str
+    """Its statement, or the last one."""
+
+    def __str__(self) -> str:
+        who = f"session {self.pid} of user {self.user_name or '?'}"
+        application = f" ({self.application})" if self.application else ""
+        client = f" from {self.client}" if self.client else ""
+        words = " ".join(self.query.split())
+        query = words[:_QUERY_CHARACTERS] + ("..." if len(words) > _QUERY_CHARACTERS else "")
+        return f"{who}{application}{client}, for {self.seconds:.0f} s, with: {query or '?'}"
+
+
+def name_holders(holders: Iterable[LockHolder]) -> str:
+    """Who holds the locks and what to do, as sentences; empty without any."""
+    listed = list(holders)
+    if not listed:
+        return ""
+    names = "; ".join(map(str, listed[:3]))
+    more = f", and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return (
+        f"A lock on the tables is held by {names}{more}. End its transaction there, or as its "
+        f"user or a superuser: select pg_terminate_backend({listed[0].pid})"
+    )
+
+
+async def find_lock_holders(url: str) -> list[LockHolder]:
+    """The sessions now; none if the server does not tell in a few seconds."""
+    with suppress(psycopg.Error, UnsuitableDatabase, TimeoutError):
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            session = await AsyncSession.connect(url, autocommit=True)
+            try:
+                cursor = session.cursor(row_factory=class_row(LockHolder))
+                await cursor.execute(_QUERY)
+                return await cursor.fetchall()
+            finally:
+                session.pgconn.finish()
+    return []
+
+
+def find_lock_holders_now(url: str) -> list[LockHolder]:
+    """The same for code that is not asynchronous."""
+    with (
+        suppress(psycopg.Error, UnsuitableDatabase),
+        Session.connect(url, autocommit=True) as session,
+    ):
+        session.execute(f"set statement_timeout = '{_ANSWER_SECONDS:g}s'".encode())
+        return session.cursor(row_factory=class_row(LockHolder)).execute(_QUERY).fetchall()
+    return []
