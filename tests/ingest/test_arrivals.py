@@ -83,6 +83,24 @@ async def test_a_late_subband_is_listed_and_changes_nothing(
     assert "reopen" not in group_note(before, None, site.closing, site.clock.now())
 
 
+async def test_many_late_files_are_told_in_one_line(
+    site: DaemonSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Old raw files that were put elsewhere are new by their names: each had a line of its own."""
+    site.closing = ClosingRules(expected_subbands=16, subbands_min=1)
+    for number in range(2):
+        site.write(number, [0])
+    await site.polls(400, 4)
+    for number in range(2):
+        site.write(number, range(1, 16))
+    await site.polls(60, 3)
+    late = [record for record in caplog.records if "after the" in record.getMessage()
+            and "closed" in record.getMessage()]  # fmt: skip
+    assert len(late) == 1
+    assert "30 files of 2 groups came after their groups were closed" in late[0].getMessage()
+    assert len(site.file_states(1)[FileState.LATE]) == 15
+
+
 async def test_a_duplicated_subband_counts_once(site: DaemonSite) -> None:
     """The same observation sent again under the name of another clock."""
     site.write(0, range(15))

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,12 @@ from absurd_contimg.ingest.closing import ClosingRules
 from absurd_contimg.ingest.stream_observation import observe_stream
 from absurd_contimg.ingest.windows import WindowRules
 from absurd_contimg.operations.services.stream_audit import audit_stream
+from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.batches import Batches
 from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.ingestion import IngestionTables
+from absurd_contimg.registry.ingestion_records import Closure
+from absurd_contimg.registry.models import IngestState
 from absurd_contimg.registry.publications import Publications
 from absurd_contimg.registry.windows import Window, WindowMember, WindowState, store_windows
 from absurd_contimg.settings import load_settings
@@ -39,6 +43,7 @@ from absurd_contimg.simulation.model.stage_model import DEFAULT_COSTS, fit_costs
 from .test_cli import contimg
 
 QUEUE = "dsa110-pipeline"
+GROUP = "2026-01-01T00:00:00"
 CONVERT_SECONDS = 0.2
 
 
@@ -159,6 +164,31 @@ def test_audit_looks_at_the_registry(tmp_path: Path) -> None:
         ]
         store_windows(database, windows)
     assert [violation.invariant for violation in audit_stream(settings, [])] == ["no_window_twice"]
+
+
+async def test_audit_names_the_task_that_a_lost_queue_took_with_it(tmp_path: Path) -> None:
+    """Of a group that is not finished; retention may have removed that of any other."""
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue(QUEUE)
+    task = await backend.spawn_task(QUEUE, "pipeline", {"group_id": GROUP})
+    url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    environment = {"PIPELINE_PRODUCTS_DB": url, "PIPELINE_STATE_DIR": str(tmp_path)}
+    settings = load_settings(environment=environment)
+    with closing(Registry(url)) as registry:
+        registry.register_files([Path(f"/in/{GROUP}_sb00.hdf5")])
+        tables = IngestionTables(registry.database)
+        closure = Closure(GROUP, IngestState.CLOSED, "", (), (), None, None, 1.8e9)
+        assert tables.close_group(closure)
+        tables.note_task(GROUP, 1, str(task.task_id))
+        created_at = await backend.queue_created_at(QUEUE)
+        assert created_at is not None
+        later = datetime.now(UTC) + timedelta(seconds=1)
+        assert audit_stream(settings, [], created_at) == []
+        (violation,) = audit_stream(settings, [], later)
+        assert violation.invariant == "every_accepted_group_has_its_task"
+        assert str(task.task_id) in violation.text
+        registry.set_group_status(GROUP, GroupStatus.DONE)
+        assert audit_stream(settings, [], later) == []
 
 
 VIOLATIONS = {

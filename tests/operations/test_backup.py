@@ -108,6 +108,22 @@ async def spawn(url: str) -> None:
         await backend.spawn_task(QUEUE, "task", {})
 
 
+async def test_nobody_else_reads_a_backup(
+    database_url: str, registry_url: str, tmp_path: Path
+) -> None:
+    """Histories hold what users gave to their tasks."""
+    await busy_queue(database_url)
+    Registry(registry_url).close()
+    folder = tmp_path / "backups" / "first"
+    earlier = os.umask(0o022)
+    try:
+        make_backup(database_url, registry_url, folder, NOW)
+    finally:
+        os.umask(earlier)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+
+
 async def test_both_are_destroyed_and_restored_and_the_work_goes_on(
     database_url: str, registry_url: str, tmp_path: Path
 ) -> None:

@@ -38,6 +38,16 @@ def test_one_option_names_the_folders_that_the_demo_has_left(tmp_path: Path) -> 
     assert folders == [str(tmp_path / name) for name in ("products", "scratch", "state")]
 
 
+@pytest.mark.parametrize("option", ["--folder", "--output-dir", "--state-dir"])
+def test_an_empty_folder_is_refused(option: str) -> None:
+    """It was the current one: a shell's variable that was not set made a site there."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("ABSURD_", "PIPELINE_"))}
+    shown = run_program([option, "", "settings"], clean)
+    assert shown.returncode == 1
+    assert f"{option} is empty" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
 @pytest.mark.parametrize(
     ("url", "expected"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -22,6 +23,7 @@ from absurd_contimg.operations.services import initialise, serve, site_identity,
 from absurd_contimg.operations.services.site_identity import SITE_NAME, require_own_site
 from absurd_contimg.registry.database import Database
 from absurd_contimg.settings import Settings, load_settings
+
 
 def site(url: str, output: Path, state: Path | None = None, **values: Any) -> Settings:
     """The settings of a process; its input folder is the same whatever else it has."""
@@ -74,10 +76,11 @@ async def test_a_worker_with_another_registry_is_refused(url: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("command", [["spawn", "--now"], ["run"], ["daemon", "--once"], ["worker"]])
-async def test_every_command_that_works_for_a_queue_is_refused(
+def test_every_command_that_works_for_a_queue_is_refused(
     url: str, tmp_path: Path, command: list[str]
 ) -> None:
-    await join(site(url, tmp_path / "first"))
+    asyncio.run(join(site(url, tmp_path / "first")))
+    (tmp_path / "in" / "2026-01-01T00:00:00_sb00.hdf5").touch()
     catalogue = tmp_path / "in" / "catalog.csv"
     catalogue.write_text("name,ra_deg,dec_deg,flux_jy,spectral_index,calibrator\na,1,2,3,0,1\n")
     folders = [f"--input-dir={tmp_path / 'in'}", f"--output-dir={tmp_path / 'other'}"]

@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 _LOOKS_MAX = 2000
 """New files, and files that turn out to be whole or damaged, in one poll: a first poll of a full
 folder goes on at once in the next."""
+_LATE_NAMED_MAX = 16
+"""Files that came too late at once and are named one by one: those of a group."""
 _ABSENT_SECONDS_MAX = 86_400.0
 """After a day without any file of a group its disk is not away: the files were removed."""
 
@@ -54,6 +56,8 @@ class Arrivals:
     closing: ClosingRules
     watch_seconds: float
     _logged: set[str] = field(default_factory=set)
+    _late: list[IngestFile] = field(default_factory=list)
+    """What came too late, until all that is new has been entered."""
     _looked_before: bool = False
 
     def look(self, now: float) -> bool:
@@ -98,13 +102,29 @@ class Arrivals:
         new = sorted(name for name in names if prefix + name not in known and is_subband_name(name))
         sightings = list(self._sightings(new[:_LOOKS_MAX]))
         if sightings:
-            late = self.store.enter_files(sightings, now, TOLERANCE_SECONDS)
-            for file in late:
-                _log.warning(
-                    "group %s: %s %s; contimg reopen %s would process it",
-                    file.group_id, file.path.name, file.reason, file.group_id,
-                )  # fmt: skip
-        return len(new) > _LOOKS_MAX
+            self._late += self.store.enter_files(sightings, now, TOLERANCE_SECONDS)
+        is_more_left = len(new) > _LOOKS_MAX
+        if not is_more_left:
+            self._report_late()
+        return is_more_left
+
+    def _report_late(self) -> None:
+        """Say which files came too late: many at once, as of a folder that moved, in one line."""
+        late, self._late = self._late, []
+        if len(late) > _LATE_NAMED_MAX:
+            groups = {file.group_id for file in late}
+            _log.warning(
+                "%d files of %d groups came after their groups were closed, %s the first; "
+                "contimg registry files --in-state late lists them, contimg reopen GROUP would "
+                "process them",
+                len(late), len(groups), late[0].path,
+            )  # fmt: skip
+            return
+        for file in late:
+            _log.warning(
+                "group %s: %s %s; contimg reopen %s would process it",
+                file.group_id, file.path.name, file.reason, file.group_id,
+            )  # fmt: skip
 
     def _sightings(self, names: Iterable[str]) -> Iterator[FileSighting]:
         for name in names:

@@ -55,9 +55,7 @@ class LostTasks:
                     "it is spawned again",
                     group.group_id, group.task_id,
                 )  # fmt: skip
-                await asyncio.to_thread(
-                    self.store.forget_task, group.group_id, group.files_version
-                )
+                await asyncio.to_thread(self.store.forget_task, group.group_id, group.files_version)
         for window in await asyncio.to_thread(self.store.windows_without_mosaic):
             if await self._is_lost(window.task_id, created_at):
                 _log.warning(

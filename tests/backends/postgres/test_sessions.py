@@ -191,7 +191,7 @@ async def test_environment_of_another_database(
     assert await scenario(url_of(postgres_server, administrator), queue) == UNTOUCHED
 
 
-@pytest.mark.parametrize("name", ["PGSERVICE"])
+@pytest.mark.parametrize("name", ["PGSERVICE", "PGTZ", "PGDATESTYLE", "PGGEQO"])
 async def test_variable_that_cannot_be_left_out_is_named(
     postgres_server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -211,6 +211,22 @@ async def test_secrets_are_in_no_response_and_no_log(
     assert "hidden-word-7" not in shown
 
 
+@pytest.mark.parametrize("path", [f"/v1/queues/{QUEUE}/pause", f"/v1/queues/{QUEUE}/resume"])
+@pytest.mark.parametrize("reason", ["a\x00b", "\x00", " \x00 "])
+async def test_a_reason_with_nul_is_refused(
+    api: httpx.AsyncClient, registry: Database, path: str, reason: str
+) -> None:
+    """Postgres has no text with it."""
+    answer = await api.post(path, json={"reason": reason})
+    assert answer.status_code == 422, answer.text
+    assert list_actions(registry) == []
+
+
+async def test_a_reason_may_have_lines(api: httpx.AsyncClient) -> None:
+    answer = await api.post(f"/v1/queues/{QUEUE}/pause", json={"reason": "\ndisk\nfull\n"})
+    assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "status"),
     [

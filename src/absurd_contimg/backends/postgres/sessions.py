@@ -170,7 +170,12 @@ def transaction_settings(
 
 def environment_variables() -> list[str]:
     """The variables of the environment that libpq reads, in order."""
-    return sorted(name for name in _libpq_options() if name in os.environ)
+    return sorted(name for name in (*_libpq_options(), *_SENT) if name in os.environ)
+
+
+_SENT = ("PGDATESTYLE", "PGTZ", "PGGEQO")
+"""libpq sends them as they are, and no option takes their place. A session has its own values
+afterwards, but a server refuses a connection for one that it does not know."""
 
 
 @cache
@@ -229,7 +234,8 @@ def connection_parameters(url: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def _defaults_against_environment() -> dict[str, str]:
     """libpq's defaults of the options that an environment variable sets now."""
-    options = dict(_libpq_options()[name] for name in environment_variables())
+    known = _libpq_options()
+    options = dict(known[name] for name in environment_variables() if name in known)
     options.pop("service", None)  # cannot be unset; all that it could set is set here
     needed = dict.fromkeys(("min_protocol_version", "max_protocol_version"), "3.0")
     needed["require_auth"] = "scram-sha-256"  # an empty value would be refused

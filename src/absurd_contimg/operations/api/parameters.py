@@ -42,7 +42,9 @@ class Reason(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: str = Field("", max_length=1000, description="Why; it is recorded.")
+    reason: str = Field(
+        "", max_length=1000, pattern=r"^[^\x00]*$", description="Why; it is recorded."
+    )
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -28,7 +28,7 @@ from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 class PauseRequest(Reason):
     """Why a queue is paused; a reason is necessary."""
 
-    reason: str = Field(min_length=1, max_length=1000, pattern=r"\S")
+    reason: str = Field(min_length=1, max_length=1000, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")
 
 
 class EventRequest(Reason):

@@ -22,7 +22,7 @@ from absurd_contimg.config.variables import VARIABLES
 from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.errors import QueueNotFound
 from absurd_contimg.core.records import History
-from absurd_contimg.errors import MissingInputError
+from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.history.history_file import HistoryFile
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import read_histories
@@ -109,11 +109,30 @@ class Options:
 state = Options()
 
 
+def folder_parser(option: str) -> Callable[[str], Path]:
+    """Reads a folder; an empty text, as of a variable that is not set, would be the current one."""
+
+    def parse(text: str) -> Path:
+        if not text.strip():
+            raise SettingError(
+                f"{option} is empty.", "Give a folder; the current one is written as a dot."
+            )
+        path = Path(text)
+        if path.exists() and not path.is_dir():
+            raise SettingError(f"{option} {text} is a file.", "Give a folder.")
+        return path
+
+    return parse
+
+
 def _option(variable: str, *names: str, file_okay: bool = True, note: str = "") -> Any:
     """An option instead of an environment variable, with the meaning of that variable."""
     meaning = VARIABLES[variable].help
     text = f"{meaning[0].upper()}{meaning[1:]} ({variable}).{note}"
-    return typer.Option(*names, help=text, file_okay=file_okay)
+    if file_okay:
+        return typer.Option(*names, help=text)
+    option = f"--{VARIABLES[variable].setting.replace('_', '-')}"
+    return typer.Option(*names, help=text, parser=folder_parser(option), metavar="DIRECTORY")
 
 
 def _given_options(context: typer.Context) -> str:
@@ -141,7 +160,8 @@ def _before(
     folder: Annotated[
         Path | None,
         typer.Option(
-            file_okay=False,
+            parser=folder_parser("--folder"),
+            metavar="DIRECTORY",
             help="A folder with incoming, products, scratch and state in it, as make demo makes "
             "one: instead of the next four options, which count more.",
         ),

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.errors import AwayError, MissingInputError, SettingError
@@ -246,6 +245,8 @@ async def _wait_until_idle(
 
 async def _show_silence(backend: Backend, error: BaseException) -> None:
     """Say that the database does not answer, and who holds it up."""
+    from absurd_contimg.backends.postgres import PostgresBackend
+
     holders = ""
     if isinstance(backend, PostgresBackend):
         holders = await backend.lock_holders()

@@ -46,6 +46,8 @@ _NOTE = "backup.json"
 _QUEUE, _REGISTRY_DUMP, _REGISTRY_FILE = "queue.dump", "registry.dump", "registry.sqlite3"
 _SCHEMAS = {_QUEUE: "absurd", _REGISTRY_DUMP: "contimg"}
 _SQLITE = "sqlite:///"
+_FOLDER_MODE, _FILE_MODE = 0o700, 0o600
+"""Histories hold what users gave to their tasks."""
 _TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;"
 _TRANSACTION_TIMEOUT_SINCE = 170_000
 """The first version of the server that knows the setting."""
@@ -83,7 +85,7 @@ def make_backup(database_url: str, registry_url: str, folder: Path, now: datetim
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".backup-") as name:
         partial = Path(name, "backup")
-        partial.mkdir()
+        partial.mkdir(mode=_FOLDER_MODE)
         if registry_url.startswith(_SQLITE):
             source = Path(registry_url.removeprefix(_SQLITE))
             if source.exists():
@@ -94,8 +96,10 @@ def make_backup(database_url: str, registry_url: str, folder: Path, now: datetim
         files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
         made = Backup(FORMAT, now.astimezone(UTC).isoformat(timespec="seconds"), files)
         (partial / _NOTE).write_text(json.dumps(asdict(made), indent=1))
-        for path in (*partial.iterdir(), partial):
+        for path in partial.iterdir():
+            path.chmod(_FILE_MODE)
             _flush(path)
+        _flush(partial)
         os.rename(partial, folder)
         _flush(folder.parent)
     return made

@@ -114,9 +114,7 @@ async def take_queue(backend: Backend, settings: Settings) -> None:
     await require_own_site(backend, settings, queues)
 
 
-def _require_same(
-    settings: Settings, place: _Place, recorded: dict[str, QueueSite]
-) -> None:
+def _require_same(settings: Settings, place: _Place, recorded: dict[str, QueueSite]) -> None:
     mark = read_site(place.folder)
     for record in recorded.values():
         is_same = mark == record.site or (mark is None and place.output_dir == record.output_dir)

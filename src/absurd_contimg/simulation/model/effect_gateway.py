@@ -24,7 +24,15 @@ _REGISTRY_READS = frozenset(
     {
         *("groups", "calibration_exists", "product_folder", "mosaic_members", "image_outputs"),
         *("known_paths", "watched_groups", "next_seen", "groups_to_spawn", "observations"),
-        *("groups_for_photometry", "windows", "windows_without_mosaic", "unfinished", "items", "observed_groups", "group"),
+        *(
+            "groups_for_photometry",
+            "windows",
+            "windows_without_mosaic",
+            "unfinished",
+            "items",
+            "observed_groups",
+            "group",
+        ),
     }
 )
 
