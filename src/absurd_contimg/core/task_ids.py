@@ -15,5 +15,5 @@ def is_older_than(task_id: str, moment: datetime) -> bool:
         value = UUID(task_id)
     except ValueError:
         return False
-    seconds = (value.int >> _TIME_BITS_BELOW) / 1000
-    return value.version == _VERSION and seconds < moment.timestamp()
+    milliseconds = value.int >> _TIME_BITS_BELOW
+    return value.version == _VERSION and milliseconds < int(moment.timestamp() * 1000)

@@ -13,8 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.errors import BackendError
-from absurd_contimg.core.records import LIVE_STATES
+from absurd_contimg.core.errors import BackendError, QueueNotFound
+from absurd_contimg.core.records import LIVE_STATES, Run
 from absurd_contimg.core.refusals import Refusal, meaning_of
 from absurd_contimg.history.stage_tasks import COORDINATOR
 from absurd_contimg.ingest.batches import pipeline_queues
@@ -62,7 +62,7 @@ async def give_back_running(backend: Backend, queues: Sequence[str], seconds: fl
     given = 0
     wake_at = await backend.current_time() + timedelta(seconds=seconds)
     for queue in queues:
-        for run in await backend.list_runs(queue, states=["running"], limit=100_000):
+        for run in await _running(backend, queue):
             try:
                 await backend.schedule_run(queue, run.run_id, wake_at)
             except BackendError as error:
@@ -71,6 +71,14 @@ async def give_back_running(backend: Backend, queues: Sequence[str], seconds: fl
             else:
                 given += 1
     return given
+
+
+async def _running(backend: Backend, queue: str) -> list[Run]:
+    """The running runs of a queue; none of one that is not there."""
+    try:
+        return await backend.list_runs(queue, states=["running"], limit=100_000)
+    except QueueNotFound:
+        return []
 
 
 def pause_queues(
@@ -99,7 +107,7 @@ async def running_tasks(backend: Backend, queues: Sequence[str]) -> dict[str, in
     running = {}
     now = await backend.current_time()
     for queue in queues:
-        runs = await backend.list_runs(queue, states=["running"], limit=100_000)
+        runs = await _running(backend, queue)
         held = sum(run.claim_expires_at is None or run.claim_expires_at > now for run in runs)
         if held:
             running[queue] = held
