@@ -1,4 +1,4 @@
-"""The sessions for whose locks others wait on the tables of the queues, whoever they belong to."""
+"""The sessions that hold locks on the tables of queues, for which others wait."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class _Place:
         else:
             parts = urlsplit(url)
             registry = f"{parts.hostname or 'local server'}:{parts.port or 5432}{parts.path}"
-        return cls(folder, _on_this_host(folder), _storable(registry))
+        return cls(folder, _on_this_host(folder), _as_text(registry))
 
 
 async def require_own_site(
@@ -193,10 +193,10 @@ def _mark(folder: Path, site: str) -> str:
 
 
 def _on_this_host(path: Path) -> str:
-    return _storable(f"{host_name()}:{path}")
+    return _as_text(f"{host_name()}:{path}")
 
 
-def _storable(text: str) -> str:
+def _as_text(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
