@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from absurd_contimg.core.errors import ValueRefused
-from absurd_contimg.core.foreign_objects import ask
 
 _T = TypeVar("_T")
 
@@ -75,13 +74,13 @@ def json_text(value: _T, encode: Callable[[_T], str]) -> str:
 
     Values whose own methods raise what would end the process raise `TypeError`.
     """
-
-    def encoded() -> str:
+    try:
         text = encode(value)
-        _require_readable_text(text, value)
-        return text
-
-    return ask(encoded, _refuse_value)
+        if len(text) > JSON_DEPTH_MAX:
+            _require_readable_text(text, value)
+    except BaseException as error:  # noqa: BLE001 - as `foreign_objects.ask` explains
+        _refuse_value(error)
+    return text
 
 
 def _refuse_value(error: BaseException) -> NoReturn:
@@ -94,8 +93,6 @@ def _refuse_value(error: BaseException) -> NoReturn:
 
 
 def _require_readable_text(text: str, value: object) -> None:
-    if len(text) <= JSON_DEPTH_MAX:
-        return
     problem = ""
     if len(text) > JSON_STORED_BYTES_MAX:
         size, limit = len(text) / 2**20, JSON_STORED_BYTES_MAX // 2**20
@@ -131,21 +128,21 @@ def _is_too_deep(text: str, value: object) -> bool:
 
 def depth_of(value: object) -> int:
     """The levels of lists and objects, counted no further than just past the limit."""
-    depth, level = 0, [value]
-    while depth <= JSON_DEPTH_MAX:
-        containers = [each for each in level if type(each) not in _SCALARS]
-        members = [list(inner) for each in containers if (inner := _members(each)) is not None]
-        if not members:
-            break
-        depth, level = depth + 1, [item for inner in members for item in inner]
+    depth, level = 0, _containers([value])
+    while level and depth <= JSON_DEPTH_MAX:
+        depth += 1
+        members = [each if isinstance(each, list | tuple) else each.values() for each in level]
+        level = _containers([item for inner in members for item in inner])
     return depth
 
 
-def _members(value: object) -> Iterable[object] | None:
-    """The members of a list or an object, None of anything else."""
-    if isinstance(value, dict | list | tuple):  # asking for a `Mapping` takes ten times as long
-        return value.values() if isinstance(value, dict) else value
-    return value.values() if isinstance(value, Mapping) else None
+def _containers(values: list[Any]) -> list[Any]:
+    """Those of the values that have members; `Mapping` last, as asking for it takes long."""
+    return [
+        value
+        for value in values
+        if type(value) not in _SCALARS and isinstance(value, dict | list | tuple | Mapping)
+    ]
 
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})

@@ -100,14 +100,14 @@ class Manifest:
             manifest = cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"manifest fields do not fit: {error}") from error
-        _check_types(manifest)
-        for name in (manifest.key, manifest.group_id):  # they become names of folders
-            if "/" in name or name.startswith("."):
-                raise ValueError(f"{name[:60]!r} is no key or name of a group")
-        if not _entries_fit(manifest):
+        if not _fits(manifest):
+            _check_types(manifest)
             entries: tuple[FileEntry | InputEntry, ...] = (*manifest.files, *manifest.inputs)
             for entry in entries:
                 _check_types(entry)
+        for name in (manifest.key, manifest.group_id):  # they become names of folders
+            if "/" in name or name.startswith("."):
+                raise ValueError(f"{name[:60]!r} is no key or name of a group")
         return manifest
 
     def moved_to(self, output_dir: str) -> Manifest:
@@ -170,15 +170,24 @@ def _check_types(record: Manifest | FileEntry | InputEntry) -> None:
             value.encode()  # `UnicodeEncodeError` is a `ValueError`
 
 
-def _entries_fit(manifest: Manifest) -> bool:
-    """Whether `_check_types` has nothing against any file or input: a quick look at all of them."""
-    texts = [text for each in manifest.files for text in (each.path, each.digest)]
+def _fits(manifest: Manifest) -> bool:
+    """Whether `_check_types` has nothing against it, its files and inputs: one look at all."""
+    texts = [getattr(manifest, name) for name in _TEXTS]
+    texts += [text for each in manifest.files for text in (each.path, each.digest)]
     texts += [text for each in manifest.inputs for text in (each.path, each.kind, each.digest)]
     try:
-        are_texts = "\0" not in "".join(texts)
-    except TypeError:
+        text = "".join(texts)
+        text.encode()
+    except (TypeError, UnicodeEncodeError):
         return False
-    return are_texts and all(_is_count(each.size) for each in manifest.files)
+    numbers = (manifest.stage_version, *[each.size for each in manifest.files])
+    mappings = (manifest.parameters, manifest.outputs, manifest.software)
+    return (
+        "\0" not in text
+        and all(type(number) is int and number >= 0 for number in numbers)
+        and all(isinstance(each, dict) for each in mappings)
+        and isinstance(manifest.fallbacks, tuple)
+    )
 
 
 def _is_text(value: object) -> bool:
@@ -206,6 +215,7 @@ _FIELDS = {
     for record in (Manifest, FileEntry, InputEntry)
 }
 """By class, each field with its type and its check."""
+_TEXTS = tuple(name for name, kind, _ in _FIELDS[Manifest] if kind == "str")
 
 
 def relocated(value: Json, old: str, new: str) -> Json:

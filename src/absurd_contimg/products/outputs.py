@@ -358,6 +358,6 @@ def _paths(value: object, name: str) -> Iterator[tuple[str, Path]]:
     elif isinstance(value, tuple):
         for number, part in enumerate(value):
             yield from _paths(part, f"{name}.{number}")
-    elif is_dataclass(value):
+    elif value is not None and not isinstance(value, str | float) and is_dataclass(value):
         for field in fields(value):
             yield from _paths(getattr(value, field.name), f"{name}.{field.name}")

@@ -43,9 +43,8 @@ class UuidSource:
             words += _random_words(self._seed, self._chunk)
             self._chunk += 1
         now_ns = self._last_ns = now_ns if now_ns > least_ns else least_ns
-        fraction = now_ns % 1_000_000 * 4096 // 1_000_000
-        ms = now_ns // 1_000_000
-        high = (ms if ms < _MAX_MS else _MAX_MS) << 16 | _VERSION | fraction
+        ms, rest = divmod(now_ns, 1_000_000)
+        high = (ms if ms < _MAX_MS else _MAX_MS) << 16 | _VERSION | rest * 4096 // 1_000_000
         return high << 64 | words.pop()
 
     def position(self) -> tuple[int, int, int, int]:

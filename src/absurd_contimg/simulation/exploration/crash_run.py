@@ -34,8 +34,6 @@ _ENDING_CALLS = frozenset(
     {"complete_run", "fail_run", "fail_run_permanently", "cancel_task", "claim_task"}
 )
 """After which all tasks may have ended: a claim sweeps, cancels, and follows a lost reply."""
-_OF_PUBLICATIONS = frozenset({"file", "stage"})
-"""Kinds of effects with which a publication begins or ends."""
 _RESTART_SECONDS = 2.0
 """How long a supervisor takes to restart a killed worker."""
 _LATE_RESTART_LEASES = 1.5
@@ -177,7 +175,7 @@ class CrashRun:
         injector, checker = self.injector, self.checker
         if self._trace_effects:
             self._note(f"{process.name}: {CrashPoint(effect, phase)}")
-        if process in checker.fences or effect.kind in _OF_PUBLICATIONS:
+        if process in checker.fences or effect.name == "rename" or effect.kind == "stage":
             checker.watch_publication(process, effect, phase)
         if self._check_operations and effect.changes and phase is COMMITTED:
             checker.check_operation(effect)

@@ -248,21 +248,21 @@ class World:
 
     def holds_lease(self, process: SimLoop) -> bool:
         """Whether one of the process's workers has a claim that has not expired."""
-        now = self.clock()
-        for worker in self.workers.get(process, ()):
-            queue, worker_id = worker.settings.queue_name, worker.settings.worker_id
-            claimed = self.direct_backend.list_runs(queue, states=["running"], claimed_by=worker_id)
-            for run in instantly(claimed):
-                if run.claim_expires_at is not None and run.claim_expires_at > now:
-                    return True
-        return False
+        database = self.state.database
+        now_us = database.now()
+        return any(
+            run.state == "running"
+            and run.claimed_by == worker.settings.worker_id
+            and run.claim_expires_at is not None
+            and run.claim_expires_at > now_us
+            for worker in self.workers.get(process, ())
+            for run in database.kept_rows("r", worker.settings.queue_name)
+        )
 
     def all_tasks_ended(self, queues: Iterable[str]) -> bool:
         """Whether no task of these queues is left."""
-        stats = self.direct_backend.queue_stats
-        return all(
-            instantly(stats(queue)).tasks_by_state.keys() <= TERMINAL_STATES for queue in queues
-        )
+        rows = self.state.database.kept_rows
+        return all(task.state in TERMINAL_STATES for queue in queues for task in rows("t", queue))
 
     def histories(self) -> list[History]:
         """The histories of all tasks of all queues, oldest first."""
