@@ -102,7 +102,7 @@ async def test_sleeps_and_events_tell_their_end(memory: MemoryBackend) -> None:
     assert asleep.sentence.startswith("sleeps 60 min more (until ")
     calibration = await explained(memory, await worked(memory, awaits), calibration_reach_hours=7.5)
     assert calibration.sentence.startswith(
-        "waits for a calibration of its strip within 7.5 h (group G:16:17), 10 min more (until "
+        "waits for a calibration of its strip within 7.5 h, 10 min more (until "
     )
     forever = await explained(memory, await worked(memory, awaits_forever))
     assert forever.sentence == "waits for event 'weather', without a deadline"

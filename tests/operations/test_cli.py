@@ -169,7 +169,7 @@ def test_worker_ends_cleanly_on_sigterm(tmp_path: Path, database_url: str) -> No
     wait_for(lambda: "on queue" in log.read_text(), log)
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
-    assert "stops: waits for tasks; what runs has 10 s, then it is released" in log.read_text()
+    assert "stops; what runs has 10 s, then it is released" in log.read_text()
 
 
 def test_second_worker_of_the_same_name_is_refused(tmp_path: Path, database_url: str) -> None:

@@ -146,6 +146,21 @@ def test_what_cannot_be_read_again_stays_with_its_age() -> None:
     assert screen.notes == {}
 
 
+def test_what_to_do_about_a_problem_is_not_cut() -> None:
+    """It stands at the end of a long sentence of the database's driver."""
+    overview = healthy(problems=(f"The tasks cannot be seen: {'x ' * 200}Run: contimg doctor.",))
+    shown = " ".join("\n".join(rendered(Screen(overview), 80)).split())
+    assert "Run: contimg doctor." in shown
+
+
+def test_a_stopped_worker_does_nothing() -> None:
+    """It was shown as stopped, and as waiting for tasks."""
+    stopped = replace(WORKER, state="stopped", activity="waits for tasks", running=())
+    shown = "\n".join(rendered(Screen(healthy(services=(stopped,))), 120))
+    assert "stopped" in shown
+    assert "waits for tasks" not in shown
+
+
 def test_the_exit_code_tells_failures_and_what_cannot_be_seen() -> None:
     assert not has_failures(healthy())
     assert not has_failures(healthy(disks=(replace(DISK, health="warning"),)))

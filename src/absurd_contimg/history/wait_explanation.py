@@ -203,7 +203,7 @@ def _event(history: History, event: str, context: WaitContext) -> str:
     if name == CALIBRATION_EVENT:
         hours = context.calibration_reach_hours
         reach = "" if hours is None else f" within {hours:g} h"
-        return f"a calibration of its strip{reach} (group {group})"
+        return f"a calibration of its strip{reach}"
     if name.endswith(".ended") and group:
         stage = name.removesuffix(".ended")
         states = [

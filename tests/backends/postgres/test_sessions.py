@@ -420,6 +420,16 @@ def test_variable_that_nobody_has_set_is_not_asked_for(monkeypatch: pytest.Monke
     assert "heck ABSURD_DATABASE_URL and that the server runs" in str(unavailable(lost))
 
 
+def test_what_libpq_asks_is_left_to_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same question stood there twice, and once for each address that was tried."""
+    monkeypatch.setenv("ABSURD_DATABASE_URL", "postgresql://x")
+    address = 'connection to server at "127.0.0.1", port 5999 failed: Connection refused'
+    question = "\n\tIs the server running on that host and accepting TCP/IP connections?"
+    refused = psycopg.OperationalError(f"connection failed: {address}{question}")
+    assert str(unavailable(refused)).startswith(f"The database cannot be reached: {address}. ")
+    assert "accepting" not in str(unavailable(refused))
+
+
 @pytest.mark.parametrize("url", ["postgresql://[x", "no url", "postgresql:///x?nosuch=1"])
 def test_malformed_url_is_told(url: str) -> None:
     with pytest.raises(BackendUnavailable, match="ABSURD_DATABASE_URL"):

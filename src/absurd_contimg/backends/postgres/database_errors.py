@@ -103,9 +103,10 @@ def unavailable(error: psycopg.Error) -> BackendUnavailable:
         text = re.sub(
             r'"[^\n]*"', '"***"', text
         )  # the setting is malformed: any part may be secret
+    text = re.sub(r"\s*Is the server running [^\n?]*\?", "", text)  # so does the remedy
     text = re.sub(r"\.?\s*\n\s*", ". ", text)  # libpq's lines, for logs that have a line a message
     return BackendUnavailable(
-        f"The database cannot be reached: {text} "
+        f"The database cannot be reached: {text.removeprefix('connection failed: ').rstrip('.')}. "
         f"{remedy} {setting}that the server runs (contimg doctor).",
         sqlstate=error.sqlstate,
     )

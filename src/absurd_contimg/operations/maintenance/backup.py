@@ -329,7 +329,7 @@ def _run(program: str, url: str | None, *arguments: str) -> None:
     )
     if done.returncode != 0:
         raise SettingError(
-            f"{program} failed: {one_line(mask(done.stderr), 500)}",
+            f"{program} failed: {one_line(' '.join(mask(done.stderr).split()), 500)}",
             "Is its version at least that of the server, and may this user read the database?",
         )
 

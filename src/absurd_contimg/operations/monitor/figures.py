@@ -31,6 +31,7 @@ _COLOURS: dict[Health, str] = {
 }
 _MARKS: dict[Health, str] = {"ok": "●", "warning": "▲", "failure": "✗", "unknown": "?"}
 _SEVERITY: Sequence[Health] = ("failure", "unknown", "warning", "ok")
+_SENTENCE_LENGTH_MAX = 1000
 _Part = TypeVar("_Part", ServiceOverview, DiskOverview)
 
 
@@ -93,7 +94,9 @@ def _recent(queues: Sequence[QueueOverview]) -> str:
 def sections(overview: SiteOverview) -> list[Section]:
     """What is shown below the key metrics, in the order of reading."""
     return [
-        Section("problems", [(Text("!", "bold red"), text(each)) for each in overview.problems]),
+        Section(
+            "problems", [(Text("!", "bold red"), sentence(each)) for each in overview.problems]
+        ),
         Section("services and workers", list(map(_service, _worst_first(overview.services)))),
         Section("queues", [line for queue in overview.queues for line in _queue(queue)]),
         Section("data and failures", [*_data(overview), *_failures(overview)]),
@@ -129,7 +132,7 @@ def _service(service: ServiceOverview) -> tuple[Text, Text]:
         parts.append(text(f"{work}{since}{left}"))
     if service.problem:
         parts.insert(1, text(service.problem))
-    elif service.activity and not service.running:
+    elif service.activity and not service.running and service.state != "stopped":
         parts.append(text(service.activity))
     return key, _joined(parts)
 
@@ -255,6 +258,11 @@ def number(value: int) -> Text:
 def text(value: object, style: str = "") -> Text:
     """Text from outside, shown harmlessly."""
     return Text(one_line(value), style)
+
+
+def sentence(value: object) -> Text:
+    """A problem with its remedy, which comes last: it is not cut as a name is."""
+    return Text(one_line(value, _SENTENCE_LENGTH_MAX))
 
 
 def _dash() -> Text:

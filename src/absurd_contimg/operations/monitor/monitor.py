@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 
 from absurd_contimg.history.durations import duration_text
-from absurd_contimg.operations.console import message_line
+from absurd_contimg.operations.console import counted, message_line
 from absurd_contimg.operations.monitor.figures import key_metrics
 from absurd_contimg.operations.monitor.screen import Screen
 from absurd_contimg.operations.overview import Site, SiteOverview, read_site
@@ -107,7 +107,7 @@ def summary_line(overview: SiteOverview) -> str:
     age = None if data is None else data.newest_file_seconds_ago
     newest = "" if age is None else f", newest file {duration_text(age)} ago"
     problems = all_problems(overview)
-    text = f"; {len(problems)} problems: {problems[0]}" if problems else ""
+    text = f"; {counted(len(problems), 'problem')}: {problems[0]}" if problems else ""
     return message_line(f"{overview.at:%Y-%m-%dT%H:%M:%SZ} {metrics}{newest}{text}")
 
 

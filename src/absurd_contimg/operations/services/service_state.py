@@ -52,8 +52,10 @@ class WorkerState:
     def activity(self) -> str:
         """The steps that run."""
         runs = [run for worker in self.workers for run in worker.activity.runs.values()]
-        text = ", ".join(sorted(map(_description, runs))) or "waits for tasks"
-        return f"stops: {text}" if self.stopping else text
+        text = ", ".join(sorted(map(_description, runs)))
+        if self.stopping:
+            return f"stops: {text}" if text else "stops"
+        return text or "waits for tasks"
 
     def problem(self) -> str:
         """The first of the problems."""
