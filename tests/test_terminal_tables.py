@@ -70,6 +70,13 @@ def test_rows_by_themselves_and_no_rows() -> None:
     ]
 
 
+def test_what_an_empty_table_means_can_be_said() -> None:
+    """An operator does not read ``when: none`` as: no action is recorded."""
+    output = io.StringIO()
+    Console(file=output).print(KeyedTable("when", "who", empty="No action is recorded."))
+    assert output.getvalue() == "No action is recorded.\n"
+
+
 def test_columns_that_fit_closer_together_stay_a_table() -> None:
     table = KeyedTable("stage", "worker", "outcome")
     table.add_row("x" * 18, "y" * 8, "z" * 10)

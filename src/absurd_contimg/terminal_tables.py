@@ -23,12 +23,16 @@ _INDENT = 4
 class KeyedTable(Table):
     """A table whose keys can be copied whole; other cells are folded where they do not fit.
 
-    `keys` are headings of columns; without any, the first column is the key.
+    `keys` are headings of columns; without any, the first column is the key. `empty` is what is
+    said without rows.
     """
 
-    def __init__(self, *headings: Column | str, keys: Sequence[str] = (), **options: Any) -> None:
+    def __init__(
+        self, *headings: Column | str, keys: Sequence[str] = (), empty: str = "", **options: Any
+    ) -> None:
         super().__init__(*headings, **{"box": None, **options})
         self._keys = keys
+        self._empty = empty
 
     @override
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -39,7 +43,7 @@ class KeyedTable(Table):
         if not self.rows:
             if self.title:
                 yield _text(console, self.title, "table.title")
-            yield Text(f"{_text(console, keys[0].header).plain}: none")
+            yield Text(self._empty or f"{_text(console, keys[0].header).plain}: none")
             if self.caption:
                 yield _text(console, self.caption)
             return

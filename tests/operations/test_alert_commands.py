@@ -147,6 +147,15 @@ def test_site_without_a_registry_is_no_good_news(contimg: Contimg) -> None:
     assert "There is no registry yet" in str(shown.exception)
 
 
+def test_no_alert_is_no_good_news_where_nobody_looks(contimg: Contimg) -> None:
+    """With a dead daemon, or none, an operator was told that no alert is raised."""
+    assert contimg("db", "init").exit_code == 0
+    assert contimg("queue", "pause", "--reason", "makes a registry").exit_code == 0
+    shown = contimg("alerts")
+    assert shown.exit_code == 0
+    assert "no process evaluates the rules now" in " ".join(shown.output.split())
+
+
 def test_metrics_are_written_for_a_textfile_collector(contimg: Contimg, tmp_path: Path) -> None:
     target = tmp_path / "contimg.prom"
     assert contimg("metrics", "--write", str(target)).exit_code == 0

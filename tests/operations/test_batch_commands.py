@@ -244,5 +244,9 @@ def test_product_that_is_gone_hinders_no_plan(contimg: Contimg, registry_path: P
     add_product(registry_path, "/gone")
     made = json.loads(contimg("reprocess", "plan", "--until", "2026-03-02", "--json"))
     assert "calibrate_apply" in made["groups"][0]["runs"]
-    none = json.loads(contimg("reprocess", "plan", "--caltables", "x", "--json"))
-    assert none["groups"] == []
+
+
+def test_a_set_of_caltables_that_never_was_is_refused(contimg: Contimg) -> None:
+    """A plan of no group would be good news about a misspelt name."""
+    refused = contimg("reprocess", "plan", "--caltables", "x", refused=True)
+    assert "There is no set of caltables 'x' in the registry." in refused

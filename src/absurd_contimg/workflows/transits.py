@@ -16,6 +16,7 @@ from absurd_contimg.registry import Group
 from absurd_contimg.registry.transits import GroupObservation
 from absurd_contimg.science.catalogue import SkySource, read_catalogue
 from absurd_contimg.science.transits import Transit, TransitLimits, find_transits, groups_around
+from absurd_contimg.similar_names import did_you_mean
 
 Choice = Literal["latest", "earliest", "best"]
 """Which of several transits; best is the one with the largest beam response."""
@@ -81,7 +82,7 @@ class TransitFinder:
                 raise SettingError(
                     f"The calibrator {calibrator!r} is not among those of {catalog} "
                     f"({', '.join(names) or 'none'}).",
-                    "Give one of them, or all.",
+                    did_you_mean(calibrator, names, "Give one of them, or all."),
                 )
         groups = self.registry.observed_groups(self.now_mjd() - days_back_max)
         site, beam = self.config.site, self.config.beam

@@ -51,6 +51,7 @@ def alerts(context: typer.Context, as_json: AsJson = False) -> None:
         print_json(raised)
     elif not raised:
         console.print("No alert is raised.")
+        _show_evaluator(settings)
     else:
         table = KeyedTable("severity", "rule", "since", "what and what to do", keys=["rule"])
         for alert in raised:
@@ -184,6 +185,20 @@ def _raised(settings: Settings) -> list[RaisedAlert]:
         return []
     with open_tables(settings) as database:
         return read_alerts(database)
+
+
+def _show_evaluator(settings: Settings) -> None:
+    """Say so if nobody evaluates the rules: then nothing is known of what is wrong."""
+    from absurd_contimg.operations.services import open_tables
+    from absurd_contimg.registry.alerts import find_evaluator
+
+    with open_tables(settings) as database:
+        evaluator = find_evaluator(database)
+    if evaluator is None:
+        console.print(
+            "[yellow]But no process evaluates the rules now:[/] contimg daemon or contimg alerts "
+            "run does. What is wrong at this moment: contimg monitor --once."
+        )
 
 
 async def _send_all(receivers: tuple[Receiver, ...]) -> dict[str, str]:

@@ -64,7 +64,9 @@ def actions(
         print_json(known)
         return
     headings = ("when", "who", "by", "action", "target", "why", "outcome")
-    table = KeyedTable(*headings, keys=["when", "action", "target"])
+    of_target = "" if target is None else f" of {target}"
+    empty = f"No action{of_target} is recorded."
+    table = KeyedTable(*headings, keys=["when", "action", "target"], empty=empty)
     for each in known:
         texts = (each.at, each.by, each.source, each.action, each.target, each.reason)
         table.add_row(*map(cell, texts), cell(each.outcome))

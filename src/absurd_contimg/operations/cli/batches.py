@@ -31,6 +31,7 @@ from absurd_contimg.operations.cli.plan_output import plan_json, show_plan
 from absurd_contimg.operations.cli.times import parse_time
 from absurd_contimg.operations.console import console, counted, message_line
 from absurd_contimg.settings import Settings
+from absurd_contimg.similar_names import did_you_mean
 
 if TYPE_CHECKING:
     from absurd_contimg.ingest.reprocessing import ReprocessingPlan
@@ -278,7 +279,22 @@ def _plan(
 ) -> ReprocessingPlan:
     from absurd_contimg.operations.services import plan_selection
 
+    if selection.caltables is not None:
+        _require_caltables(registry, selection.caltables)
     return plan_selection(registry, settings, selection, histories)
+
+
+def _require_caltables(registry: Registry, name: str) -> None:
+    """Raise `MissingInputError` for a set of caltables, by name or key, that never was."""
+    from absurd_contimg.registry.models import CaltableSetRow
+
+    rows = registry.rows(CaltableSetRow)
+    names = [row[column] for column in ("set_name", "product_key") for row in rows]
+    if name not in names:
+        raise MissingInputError(
+            f"There is no set of caltables {name!r} in the registry.",
+            did_you_mean(name, names, "contimg calibration plan names those in use."),
+        )
 
 
 def _histories(settings: Settings) -> list[History]:

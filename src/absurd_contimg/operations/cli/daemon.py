@@ -130,7 +130,10 @@ def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) ->
         print_json([_group_json(item, notes[item.group_id]) for item in shown])
         return
     expected = rules.expected_subbands
-    table = KeyedTable("group", "state", "sub-bands", "status", "why")
+    table = KeyedTable(
+        *("group", "state", "sub-bands", "status", "why"),
+        empty="There is no group yet: contimg daemon or contimg spawn forms them from files.",
+    )
     for item in shown:
         table.add_row(
             cell(item.group_id), cell(item.ingest_state), f"{present_subbands(item)} of {expected}",
@@ -169,7 +172,10 @@ def windows(
     if as_json:
         print_json(shown)
         return
-    table = KeyedTable("window", "state", "used", "dec", "why")
+    table = KeyedTable(
+        *("window", "state", "used", "dec", "why"),
+        empty="There is no window yet: the daemon forms them from closed groups.",
+    )
     for item in shown:
         table.add_row(
             cell(item.window_id), item.state, f"{len(used_members(item))}/{len(item.members)}",

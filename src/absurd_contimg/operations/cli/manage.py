@@ -199,7 +199,7 @@ def quarantine_list(as_json: AsJson = False) -> None:
     if as_json:
         shared.print_json([{"group": each.group_id, "reason": each.reason} for each in groups])
         return
-    table = KeyedTable("group", "reason")
+    table = KeyedTable("group", "reason", empty="No group is in quarantine.")
     for group in groups:
         table.add_row(cell(group.group_id), cell(group.reason or ""))
     console.print(table)

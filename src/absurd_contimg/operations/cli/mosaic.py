@@ -80,7 +80,10 @@ def plan(
     if as_json:
         print_json(plans)
         return
-    table = KeyedTable("mosaic", "tier", "tiles", "missing", "pixels", "noise mJy")
+    table = KeyedTable(
+        *("mosaic", "tier", "tiles", "missing", "pixels", "noise mJy"),
+        empty="There is no window yet (contimg windows). Of other images: --night or --since.",
+    )
     for item in plans:
         size = f"{item.width_px} x {item.height_px}" if item.width_px else ""
         noise = "" if item.noise_jy is None else f"{1e3 * item.noise_jy:.3g}"
@@ -189,7 +192,10 @@ def _list(mosaics: Sequence[Mosaic], as_json: bool) -> None:
     if as_json:
         print_json([{"product_key": m.product_key, **m.details["mosaic"]} for m in mosaics])
         return
-    table = KeyedTable("mosaic", "tier", "middle UTC", "tiles", "noise mJy", "verdict")
+    table = KeyedTable(
+        *("mosaic", "tier", "middle UTC", "tiles", "noise mJy", "verdict"),
+        empty="There is no mosaic yet: contimg mosaic plan shows what could be made.",
+    )
     for mosaic in mosaics:
         figures = mosaic.details["mosaic"]
         noise = f"{1e3 * figures['noise_jy']:.3g}"

@@ -24,7 +24,7 @@ from absurd_contimg.operations.cli.app import (
     state,
     with_backend,
 )
-from absurd_contimg.operations.console import cell, console, message_line
+from absurd_contimg.operations.console import cell, console, counted, message_line
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -68,7 +68,12 @@ def publish_list(
         print_json([asdict(each) for each in publications])
     else:
         table = KeyedTable(
-            "key", "product", "state", "failed", "published (UTC)", keys=["key", "product"]
+            *("key", "product", "state", "failed", "published (UTC)"),
+            keys=["key", "product"],
+            empty="There is no publication"
+            + (
+                ": the tasks of mosaics make them." if of_state is None else f" that is {of_state}."
+            ),
         )
         for each in publications:
             when = (each.published_at or "")[:19]
@@ -199,8 +204,10 @@ def transits(
             str(each.n_measurement_sets),
             f"{days:.1f}",
         )
-    console.print(table)
-    console.out(f"{len(observed)} transits.")
+    if observed:
+        console.print(table)
+    further = "" if observed else ": --days-back looks further back"
+    console.out(f"{counted(len(observed), 'transit')} in the last {days_back:g} days{further}.")
 
 
 def _spawn(

@@ -154,7 +154,10 @@ def list_schedules(as_json: AsJson = False) -> None:
     if as_json:
         print_json([{**asdict(s), "next_slot": _next_time(s, settings)} for s in schedules])
         return
-    table = KeyedTable("schedule", "time", "next (UTC)", "starts", "last slot")
+    table = KeyedTable(
+        *("schedule", "time", "next (UTC)", "starts", "last slot"),
+        empty="There is no schedule: contimg schedule add makes one.",
+    )
     for schedule in schedules:
         table.add_row(
             cell(schedule.name),
