@@ -239,6 +239,15 @@ def test_a_folder_that_cannot_be_looked_at_is_nobody_elses(tmp_path: Path) -> No
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+def test_a_full_disk_is_told_by_its_folder(small_disk: Path) -> None:
+    """A worker that started there ended with: No space left on device. Free space on its disk."""
+    with suppress(OSError), (small_disk / "filler").open("wb", 0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+    with pytest.raises(OSError, match=f"No space left on device: '{small_disk}/w1'"):
+        take_folder(small_disk / "w1", MARK)
+
+
 def test_one_module_removes_folders() -> None:
     """Every other module asks it; the rest removes single files by names of its own."""
     removing = re.compile(r"\b(rmtree|rmdir|removedirs|shutil\.move)\b")

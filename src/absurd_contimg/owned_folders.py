@@ -86,7 +86,11 @@ def take_folder(
             return
         if _is_empty(folder) or is_left_over(folder):
             text = json.dumps({"product": _PRODUCT, **asdict(mark)})
-            (folder / MARK_NAME).write_text(text, encoding="utf-8")
+            try:
+                (folder / MARK_NAME).write_text(text, encoding="utf-8")
+            except OSError as error:  # of a full disk it does not say which
+                error.filename = error.filename or str(folder)
+                raise
             return
     raise _foreign(folder, mark)
 

@@ -106,6 +106,10 @@ def test_a_product_that_the_registry_knows_and_that_is_gone_is_told(tmp_path: Pa
     assert result.exit_code == 1
     assert f"{folder} is gone, and the registry knows it: contimg registry check" in result.output
     assert "1 product verified, 1 differ or are gone" in result.output
+    (tmp_path / "state" / "registry.sqlite3").write_bytes(b"damaged" * 1000)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "Whether a product is gone is not known: The registry" in result.output
 
 
 def test_a_folder_stands_for_its_sub_bands_and_the_group_is_checked(tmp_path: Path) -> None:

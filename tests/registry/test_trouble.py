@@ -155,6 +155,8 @@ def test_full_disk_makes_work_wait(tmp_path: Path) -> None:
         registry = Registry(path)
         fill(disk / "filler")
         assert rule_of(registry, path) == "registry-away"
+        with pytest.raises(AwayError, match=r"Its disk is full. Free space on it."):
+            write(registry)
         (disk / "filler").unlink()
         write(registry)
 

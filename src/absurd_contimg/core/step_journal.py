@@ -285,10 +285,14 @@ class StepJournal:
         is_poison = record.silent >= self._poison_limit or record.stalled >= STALLS_MAX
         if is_poison or record.lost >= LOSSES_MAX:
             await self._save(record.ended_as_poison())
+            ends = {
+                "{} times its worker died": record.silent,
+                "{} times it stood still for longer than its lease": record.stalled,
+                "the last {} times it lost its lease": record.lost,
+            }
+            counts = ", ".join(text.format(count) for text, count in ends.items() if count)
             raise PoisonStep(
-                f"Step {step!r} was started {len(record.starts)} times; {record.silent} times its "
-                f"worker ended without a word, {record.stalled} times it stood still for longer "
-                f"than its lease, the last {record.lost} times it lost its lease: the step is not "
+                f"Step {step!r} was started {len(record.starts)} times; {counts}: the step is not "
                 "started again."
             )
         now = await self._session.now()

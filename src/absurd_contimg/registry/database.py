@@ -48,6 +48,9 @@ _BUSY_SECONDS = 10.0
 """A writer waits this long for another; less than the operations guide's busy_timeout (30 s), so
 that a worker can stop; waiting work comes again."""
 
+_FULL_BYTES = 1_000_000
+"""With less free space a disk counts as full where the registry cannot be used."""
+
 _PARAMETERS_MAX = 500
 """Some builds of SQLite take no more than 999 in a statement."""
 
@@ -197,7 +200,18 @@ class Database:
         text = f"The registry {self._place} cannot be used: {error}."
         if _DAMAGED.search(str(error)):
             return RegistryDamagedError(self._place, text, _REBUILD)
+        if self._is_disk_full():
+            return RegistryAwayError(self._place, f"{text} Its disk is full.", "Free space on it.")
         return RegistryAwayError(self._place, text, "Look at its disk, its lock or its server.")
+
+    def _is_disk_full(self) -> bool:
+        """SQLite says of a full disk also that it has an input or output error."""
+        try:
+            return (
+                not self._is_postgres and LOCAL.free_bytes(Path(self._place).parent) < _FULL_BYTES
+            )
+        except OSError:
+            return False
 
     @property
     def _place(self) -> str:

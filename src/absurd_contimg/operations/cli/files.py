@@ -15,7 +15,7 @@ import typer
 from rich.text import Text
 
 from absurd_contimg.config import PipelineConfig, SiteConfig
-from absurd_contimg.errors import MissingInputError, UnfinishedInputError, UserError
+from absurd_contimg.errors import AwayError, MissingInputError, UnfinishedInputError, UserError
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
 from absurd_contimg.operations.console import console, counted, printable
 from absurd_contimg.products.subband_files import NAMES_HELP, is_subband_name
@@ -181,7 +181,10 @@ def verify_products(
         for folder in folders:
             _verify(folder, wrong)
     if not products:
-        wrong |= _gone(settings)
+        try:
+            wrong |= _gone(settings)
+        except AwayError as error:  # what was read is told nevertheless
+            wrong["registry"] = f"Whether a product is gone is not known: {error}"
     if as_json:
         print_json({"verified": n_products, "differ": wrong})
     else:

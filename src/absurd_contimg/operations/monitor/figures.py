@@ -131,7 +131,7 @@ def _service(service: ServiceOverview) -> tuple[Text, Text]:
         work = f"{step.step or 'works'}" + (f" of {step.group}" if step.group else "")
         parts.append(text(f"{work}{since}{left}"))
     if service.problem:
-        parts.insert(1, text(service.problem))
+        parts.insert(1, sentence(service.problem.rstrip(".")))
     elif service.activity and not service.running and service.state != "stopped":
         parts.append(text(service.activity))
     return key, _joined(parts)

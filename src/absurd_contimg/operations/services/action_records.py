@@ -69,6 +69,8 @@ class ActionRecords:
         try:
             await asyncio.to_thread(self._store, entry)
         except AwayError as error:
+            if str(error) in outcome:  # that is why it was not done, and is told by it
+                return
             text = "%s of %s (%s) is not in the registry: %s"
             _log.error(text, action, target, outcome, error)
 
