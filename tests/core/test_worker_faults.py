@@ -270,7 +270,9 @@ async def test_step_that_ends_its_workers_is_poison(backend: Backend) -> None:
     history = await run_until_ended(backend, make_worker(backend, handler), task.task_id)
     assert started == 3
     assert history.task.state == "failed"
-    assert history.runs[-1].failure_reason["rule"] == "poison"  # type: ignore[index,call-overload]
+    reason: Any = history.runs[-1].failure_reason
+    assert reason["rule"] == "poison"
+    assert "was started 3 times; 3 times its worker died: the step" in reason["message"]
     again = await backend.retry_task(QUEUE, task.task_id)
     assert again.attempt == 2
 
