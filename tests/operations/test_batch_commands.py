@@ -138,7 +138,7 @@ def test_status_tells_of_the_tasks_of_batches(
 def test_settings_of_a_batch_are_said_to_be_those_of_its_workers(contimg: Contimg) -> None:
     """A batch does not hold them: with a worker without them it made nothing, without a word."""
     shown = " ".join(contimg("--set", "imaging.robust=-0.5", "reprocess", "start").split())
-    assert f"contimg --set imaging.robust=-0.5 worker --queue {QUEUE}" in shown
+    assert f" --set imaging.robust=-0.5 worker --queue {QUEUE}" in shown
 
 
 def test_batch_of_named_groups_and_windows(contimg: Contimg, registry_path: Path) -> None:

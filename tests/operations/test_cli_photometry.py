@@ -81,7 +81,7 @@ def test_photometry_shows_the_sources_of_a_group(site: Site) -> None:
     assert max(map(len, lines[:-1])) <= 80
     fluxes = [float(line.split()[3]) for line in lines[1:6] if line.startswith("S")]
     assert fluxes == sorted(fluxes, reverse=True)
-    assert "31 of 32 sources measured, 2 more with --limit." in lines[-2]
+    assert "31 of 32 sources measured; for all of them: --limit 32." in lines[-2]
     rows = json.loads(site.run("photometry", NIGHTS[0], "--json").output)
     assert len(rows) == 32
     assert rows[-1]["source"] == "lost"

@@ -156,6 +156,8 @@ def _cron_expression(spec: str) -> str:
     if (time := _TIME_OF_DAY.fullmatch(text)) and time[3] is None:
         return f"{int(time[2])} {int(time[1])} * * *"
     remedy = "Write HH:MM (UTC) or the five fields of cron: minute hour day month weekday."
+    if ":" in text:
+        raise SettingError(f"There is no time of day {spec!r}.", remedy)
     if len(text.split()) != 5:
         raise SettingError(f"The time {spec!r} has not five fields.", remedy)
     try:

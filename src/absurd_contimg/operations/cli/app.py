@@ -220,6 +220,8 @@ def _before(
     text = "%(message)s" if interactive else "%(asctime)s %(levelname)s %(message)s"
     handler.setFormatter(SafeFormatter(text, "%H:%M:%S" if interactive else "%Y-%m-%dT%H:%M:%S"))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+    if not verbose:  # each migration of the registry would be ten lines of its plugins
+        logging.getLogger("alembic").setLevel(logging.WARNING)
     if has_password(database_url or ""):
         error_console.print(
             "The password in --database-url can be seen by every user of this machine (ps). "

@@ -374,10 +374,7 @@ def _show_created(summary: BatchSummary, as_json: bool) -> None:
         print_json(summary)
         return
     _show(summary)
-    options = [f"--set {shlex.quote(each)}" for each in state.assignments]
-    if (file := state.overrides.get("config_file")) is not None:
-        options.insert(0, f"--config {shlex.quote(str(file))}")
-    command = " ".join(["contimg", *options, "worker", "--queue", summary.batch.queue])
+    command = state.command(f"worker --queue {shlex.quote(summary.batch.queue)}")
     console.print(
         message_line(
             "The daemon spawns them. Settings are those of the workers, so start these with the "

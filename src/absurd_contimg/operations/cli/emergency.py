@@ -169,7 +169,7 @@ def _paused_of(queue: str, paused: Sequence[str]) -> Sequence[str]:
     chosen = pipeline_queues(queue, paused)
     if not chosen:
         raise MissingInputError(
-            f"Queue {queue!r} is not paused; there are: {', '.join(paused) or 'none'}.",
+            f"Queue {queue!r} is not paused; these are: {', '.join(paused) or 'none'}.",
             did_you_mean(queue, paused, "contimg queue list shows the queues."),
         )
     return chosen

@@ -76,7 +76,7 @@ def photometry(
         return
     console.print(_flux_table(rows[:limit]))
     measured = sum(row.flux_jy is not None for row in rows)
-    hidden = f", {len(rows) - limit} more with --limit" if len(rows) > limit else ""
+    hidden = f"; for all of them: --limit {len(rows)}" if len(rows) > limit else ""
     console.out(f"{measured} of {len(rows)} sources measured{hidden}.")
     console.out(str(table))
 
@@ -182,7 +182,7 @@ def variability(
     if chosen:
         console.print(_variability_table(chosen[:limit]))
     variable = sum(curve.variability.variable for curve in compared)
-    hidden = f"; {len(chosen) - limit} more with --limit" if len(chosen) > limit else ""
+    hidden = f"; for all of them: --limit {len(chosen)}" if len(chosen) > limit else ""
     console.out(f"{variable} of {len(compared)} sources with two epochs or more vary{hidden}.")
 
 

@@ -132,12 +132,16 @@ def remove(name: Annotated[str, typer.Argument(help="The schedule.")]) -> None:
     from absurd_contimg.registry.schedules import Schedules
 
     settings = state.settings()
-    removed = False
+    removed, names = False, []
     if exists(settings.registry_url):
         with open_tables(settings) as database:
             removed = Schedules(database).remove(name)
+            names = [each.name for each in Schedules(database).schedules()]
     if not removed:
-        raise MissingInputError(f"There is no schedule {name!r}.", "contimg schedule list")
+        raise MissingInputError(
+            f"There is no schedule {name!r}; there are: {', '.join(names) or 'none'}.",
+            did_you_mean(name, names, "contimg schedule list shows them."),
+        )
     console.print(message_line(f"Schedule {name} is removed."))
 
 

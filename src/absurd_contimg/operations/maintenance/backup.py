@@ -34,7 +34,7 @@ from absurd_contimg.errors import (
     SettingError,
     UserError,
 )
-from absurd_contimg.operations.console import one_line
+from absurd_contimg.operations.console import counted, one_line
 from absurd_contimg.registry.database import Database, exists
 from absurd_contimg.registry.service_records import SILENT_AFTER_SECONDS, list_services
 from absurd_contimg.registry.tables import ALL_TABLES
@@ -148,7 +148,7 @@ def what_would_go(database_url: str, registry_url: str) -> list[str]:
             quoted = name.replace('"', '""')
             ((count,),) = database.execute(f'select count(*) from "{quoted}"')
             if count and name not in ("registry_schema", "alembic_version"):
-                lines.append(f"registry: {count} rows of {name}")
+                lines.append(f"registry: {counted(count, 'row')} of {name}")
     return lines
 
 
@@ -344,7 +344,7 @@ def _rows(url: str, schema: str, prefixes: tuple[str, ...]) -> list[str]:
             count = sql.SQL("select count(*) from {}").format(sql.Identifier(schema, name))
             ((rows,),) = session.execute(count).fetchall()
             if rows:
-                lines.append(f"{schema}: {rows} rows of {name}")
+                lines.append(f"{schema}: {counted(rows, 'row')} of {name}")
     return lines
 
 

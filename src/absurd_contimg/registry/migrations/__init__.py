@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
+
+_log = logging.getLogger(__name__)
 
 _ONE_AT_A_TIME = threading.Lock()
 """Alembic keeps the context of a migration in global variables."""
@@ -28,6 +31,7 @@ def migrate(connection: Connection, *, stamp: str | None) -> None:
         if stamp is not None:
             command.stamp(config, stamp)
         command.upgrade(config, "head")
+    _log.info("the tables of the registry are brought to version %s", known_revisions()[0])
 
 
 def known_revisions() -> list[str]:
