@@ -40,7 +40,7 @@ SETTINGS = (
     *("default_transaction_isolation = 'serializable'",),
     *("default_transaction_isolation = 'repeatable read'", "default_transaction_read_only = on"),
     *("default_transaction_deferrable = on", "statement_timeout = '20ms'", "lock_timeout = '1ms'"),
-    *("idle_in_transaction_session_timeout = '1ms'", "idle_session_timeout = '40ms'"),
+    *("idle_in_transaction_session_timeout = '1ms'", "idle_session_timeout = '250ms'"),
     *("transaction_timeout = '30ms'", "bytea_output = 'escape'", "extra_float_digits = -15"),
     *("standard_conforming_strings = off", "backslash_quote = off", "array_nulls = off"),
     *("transform_null_equals = on", "row_security = off", "quote_all_identifiers = on"),
