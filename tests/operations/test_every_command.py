@@ -149,6 +149,15 @@ def test_a_flag_has_one_name_and_an_idea_one_option() -> None:
     assert {each for _, each in options} & before == {"--queue"}
 
 
+@pytest.mark.parametrize("words", [["status", "--folder", "x"], ["queue", "list", "--set=a.b=1"]])
+def test_an_option_of_the_site_after_the_command_is_told_its_place(words: list[str]) -> None:
+    """They were told that there is no such option."""
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    name = words[-1].partition("=")[0] if "=" in words[-1] else words[1]
+    assert f"{name} stands before the command: contimg {name}" in result.output
+
+
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in list(os.environ):

@@ -201,6 +201,12 @@ def test_every_setting_says_what_it_means() -> None:
     assert [name for name, meaning in meanings.items() if not meaning] == []
 
 
+def test_a_variable_of_a_pipeline_setting_is_listed_with_its_value() -> None:
+    """ABSURD_TASK_TIMEOUT looked as if it had none."""
+    shown = CliRunner().invoke(app, ["--set", "execution.deadline_seconds=7", "settings"])
+    assert "ABSURD_TASK_TIMEOUT = 7.0: seconds after which a stage is killed" in shown.output
+
+
 def test_settings_are_listed_by_a_part_of_their_name() -> None:
     shown = CliRunner().invoke(app, ["settings", "niter"]).stdout
     assert "imaging.niter = " in shown

@@ -81,7 +81,9 @@ VARIABLES: Mapping[str, Variable] = {
     "ABSURD_DATABASE_URL": Variable(
         "database_url", "Postgres to use; without it an embedded server in the state folder"
     ),
-    "ABSURD_QUEUE_NAME": Variable("queue_name", "queue of the pipeline's tasks"),
+    "ABSURD_QUEUE_NAME": Variable(
+        "queue_name", "queue of the pipeline's tasks; default: dsa110-pipeline"
+    ),
     "ABSURD_WORKER_ID": Variable("worker_id", "stable name of this worker"),
     "ABSURD_WORKER_CONCURRENCY": Variable("concurrency", "groups a worker runs at once", _whole),
     "ABSURD_WORKER_POLL_INTERVAL": Variable(
@@ -97,11 +99,13 @@ VARIABLES: Mapping[str, Variable] = {
     ),
     "CONTIMG_DISK_WARN_GB": Variable(
         "disk_warn_gb",
-        "free space below which a worker warns (100, at most 5 % of the disk)",
+        "free space in GB below which a worker warns (100, at most 5 % of the disk)",
         _number,
     ),
     "CONTIMG_DISK_CRITICAL_GB": Variable(
-        "disk_critical_gb", "free space below which it claims nothing (20, at most 2 %)", _number
+        "disk_critical_gb",
+        "free space in GB below which it claims nothing (20, at most 2 %)",
+        _number,
     ),
     "CONTIMG_ON_SHORTAGE": Variable(
         "on_shortage", "wait or fail when the disk is full or memory is short", _shortage
@@ -112,16 +116,30 @@ VARIABLES: Mapping[str, Variable] = {
     "CONTIMG_API_TOKEN_FILE": Variable(
         "api_token_file", "file with that token, as systemd's LoadCredential makes it", Path
     ),
-    "PIPELINE_INPUT_DIR": Variable("input_dir", "where sub-band files arrive"),
-    "PIPELINE_OUTPUT_DIR": Variable("output_dir", "where products go"),
-    "PIPELINE_SCRATCH_DIR": Variable("scratch_dir", "working files, on the output's file system"),
+    "PIPELINE_INPUT_DIR": Variable(
+        "input_dir", "where sub-band files arrive; default: /data/incoming"
+    ),
+    "PIPELINE_OUTPUT_DIR": Variable(
+        "output_dir", "where products go; default: /stage/dsa110-contimg"
+    ),
+    "PIPELINE_SCRATCH_DIR": Variable(
+        "scratch_dir",
+        "working files, on the output's file system; default: scratch, in the output folder",
+    ),
     "PIPELINE_PUBLISH_DIR": Variable(
         "publish_dir", "where mosaics are published; default: published, in the output folder"
     ),
-    "PIPELINE_STATE_DIR": Variable("state_dir", "logs, registry, embedded server"),
-    "PIPELINE_PRODUCTS_DB": Variable("registry_url", "registry: a SQLite file or a URL"),
+    "PIPELINE_STATE_DIR": Variable(
+        "state_dir", "logs, registry, embedded server; default: state, in the output folder"
+    ),
+    "PIPELINE_PRODUCTS_DB": Variable(
+        "registry_url",
+        "registry: a SQLite file or a URL; default: registry.sqlite3, in the state folder",
+    ),
     "PIPELINE_CONFIG": Variable("config_file", "TOML file with pipeline settings"),
-    "PIPELINE_CATALOG": Variable("catalog", "sky catalogue (CSV)"),
+    "PIPELINE_CATALOG": Variable(
+        "catalog", "sky catalogue (CSV); default: catalog.csv, in the input folder"
+    ),
     "PIPELINE_DEFAULT_REFANT": Variable(
         "pipeline.calibration.reference_antennas", "preferred reference antenna", _station
     ),

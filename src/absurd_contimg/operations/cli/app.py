@@ -52,6 +52,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Durable continuum imaging for the DSA-110, on Absurd.",
+    epilog="The options above stand before the command: contimg --folder demo status. A command is "
+    "explained by contimg COMMAND --help, this machine checked by contimg doctor.",
 )
 database_app = typer.Typer(
     no_args_is_help=True, help="Make, find and stop the database of the tasks."

@@ -139,7 +139,7 @@ def _traits(header: RawHeader) -> dict[str, str]:
         "form": "the writer's" if header.phased_to_meridian else "the converter's",
         "sub-band": f"{header.index:02d}",
         "first integration": f"{start:%Y-%m-%d %H:%M:%S.%f} UTC",
-        "time in the name": f"{header.name_late_s:+.0f} s from the beginning of the data",
+        "time in the name": f"{round(header.name_late_s):+d} s from the beginning of the data",
         "integrations": f"{len(middles)} of {header.length_s:.6f} s",
         "antennas": f"{len(antennas)} with data, of {len(names)}: {names[0]} to {names[-1]}",
         "baselines": f"{baselines}, without autocorrelations",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -236,7 +237,7 @@ def settings(
         shared.print_json({"variables": variables, "settings": numbers})
         return
     for item in variables:
-        value = "" if item["value"] in ("", None) else f" = {item['value']}"
+        value = "" if item["value"] in ("", None, ()) else f" = {item['value']}"
         console.out(one_line(f"{item['variable']}{value}: {item['meaning']}", 4000))
     if variables and numbers:
         console.print()
@@ -250,7 +251,10 @@ def _variables(current: Settings) -> list[dict[str, object]]:
     paths = current.pipeline.paths
     listed: list[dict[str, object]] = []
     for variable, meaning in VARIABLES.items():
-        value = getattr(current, meaning.setting, getattr(paths, meaning.setting, None))
+        if meaning.setting.startswith("pipeline."):
+            value = attrgetter(meaning.setting)(current)
+        else:
+            value = getattr(current, meaning.setting, getattr(paths, meaning.setting, None))
         if meaning.secret and value not in ("", None):
             value = "***"
         listed.append({"variable": variable, "value": value, "meaning": meaning.help})

@@ -7,10 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from inspect import cleandoc
-from typing import cast
+from itertools import takewhile
+from typing import Any, cast
 
 import typer
 from rich.text import Text
+from typer.core import TyperCommand
+from typing_extensions import override
 
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import SettingError, UserError
@@ -54,9 +57,24 @@ _EXTRAS = {
 """The extra that installs a package which a light installation lacks."""
 
 
+class _SiteCommand(TyperCommand):
+    """A command that says where an option of the site has to stand."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        before = {name for option in ctx.find_root().command.params for name in option.opts}
+        own = {name for option in self.get_params(ctx) for name in option.opts}
+        for argument in takewhile(lambda each: each != "--", args):
+            name = argument.partition("=")[0]
+            if name in before - own:
+                ctx.fail(f"{name} stands before the command: contimg {name} ... {self.name}")
+        return super().parse_args(ctx, args)
+
+
 def _unwrap_help(group: typer.Typer) -> None:
     """Join the lines of each paragraph of the help: typer would keep those of the code."""
     for command in group.registered_commands:
+        command.cls = _SiteCommand
         text = cleandoc(command.help or getattr(command.callback, "__doc__", None) or "")
         paragraphs = (each.replace("\n", " ") for each in text.split("\n\n"))
         command.help = "\n\n".join(paragraphs)
