@@ -235,7 +235,7 @@ class ImagingConfig(Section):
     w_planes: int = Field(32, ge=1)
     """Planes of the w-projection: without it positions err by 12 arcsec at 1 deg."""
     niter: int = Field(10_000, ge=0)
-    """Iterations of cleaning at most: a limit against divergence, as `threshold_sigma` ends it."""
+    """Iterations at most, a limit against divergence: `threshold_sigma` ends cleaning."""
     nmajor: int = Field(8, ge=1)
     """Major cycles at most, another such limit. Beside a calibrator of 10 Jy cleaning takes 4
     with a mask and 7 without (measured)."""
