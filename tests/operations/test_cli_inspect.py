@@ -422,7 +422,7 @@ def test_old_task_is_found_among_many(contimg: Contimg, database_url: str) -> No
         assert contimg("history", name).exit_code == 0
     assert contimg("cancel", "old").exit_code == 0
     assert contimg("history", "\udc80%_").exit_code == 1
-    assert "No task" in str(contimg("history", "ol_").exception)
+    assert "There is no task of 'ol_'" in str(contimg("history", "ol_").exception)
 
 
 def test_all_failed_tasks_are_retried_in_one_statement(contimg: Contimg, database_url: str) -> None:

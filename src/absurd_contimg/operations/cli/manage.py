@@ -252,7 +252,9 @@ def db_stop() -> None:
     """Stop the embedded server."""
     from absurd_contimg.backends.postgres import EmbeddedPostgres
 
-    EmbeddedPostgres(state.settings().embedded_folder).stop()
+    folder = state.settings().embedded_folder
+    EmbeddedPostgres(folder).stop()
+    console.out(f"The embedded server in {folder} is stopped.")
 
 
 @shared.database_app.command("url")
