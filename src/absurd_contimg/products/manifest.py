@@ -89,7 +89,7 @@ class Manifest:
         """What `to_json` wrote, in earlier versions with ``escalations``, or `ValueError`."""
         if not isinstance(data, Mapping) or data.get("schema") != MANIFEST_SCHEMA:
             raise ValueError(f"not a manifest of schema {MANIFEST_SCHEMA}")
-        if depth_of(data) > JSON_DEPTH_MAX:
+        if depth_of([data.get(name) for name in _NESTED]) > JSON_DEPTH_MAX:
             raise ValueError(f"it has more than {JSON_DEPTH_MAX} levels")
         values = {name: value for name, value in data.items() if name != "schema"}
         try:
@@ -215,6 +215,8 @@ _FIELDS = {
     for record in (Manifest, FileEntry, InputEntry)
 }
 """By class, each field with its type and its check."""
+_NESTED = ("parameters", "outputs", "software", "fallbacks", "escalations")
+"""The fields that may hold anything; no other one has members of members."""
 _TEXTS = tuple(name for name, kind, _ in _FIELDS[Manifest] if kind == "str")
 
 
