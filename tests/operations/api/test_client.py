@@ -149,7 +149,7 @@ def test_batches(client: Client, registry: Registry) -> None:
     with pytest.raises(ApiError) as refused:
         client.create_batch("mosaic", groups)
     assert refused.value.status == 404
-    with pytest.raises(ApiError, match="not in the registry"):
+    with pytest.raises(ApiError, match="There is no batch"):
         client.cancel_batch("nothing")
     assert client.list_batches().items == ()
 
