@@ -25,20 +25,24 @@ from absurd_contimg.core.records import History
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.errors import CorruptInputError, MissingInputError, OutputError, SettingError
+from absurd_contimg.ingest.batches import queue_names
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.maintenance.backup import (
     _copy_sqlite,
     make_backup,
     read_backup,
+    require_no_other_queues,
     require_stopped,
     restore_backup,
     what_would_go,
 )
+from absurd_contimg.operations.services.site_identity import read_site, require_own_site
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import SubbandFile
 from absurd_contimg.registry.service_records import ServiceKind, ServiceRecord, store_service
 from absurd_contimg.registry.tables import ALL_TABLES
+from absurd_contimg.settings import load_settings
 
 QUEUE = "dsa110-pipeline"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -227,6 +231,49 @@ def test_nothing_is_restored_beside_a_running_service(tmp_path: Path) -> None:
     require_stopped(registry_url, NOW)
 
 
+async def test_queues_of_others_in_the_database_are_not_set_back(
+    database_url: str, tmp_path: Path
+) -> None:
+    """Of another site, of another program, and of one whose name begins alike."""
+    site = tmp_path / "one"
+    async with PostgresBackend(database_url) as backend:
+        for folder, queue in ((site, QUEUE), (tmp_path / "two", f"{QUEUE}-io")):
+            folders = {"output_dir": folder, "state_dir": folder / "state"}
+            settings = load_settings({"database_url": database_url, **folders}, [], {})
+            await backend.create_queue(queue)
+            await require_own_site(backend, settings, [queue])
+    with pytest.raises(SettingError, match=rf"another site or program, too: '{QUEUE}-io'\."):
+        require_no_other_queues(database_url, queue_names(QUEUE), read_site(site))
+    async with PostgresBackend(database_url) as backend:
+        await backend.sites.forget([f"{QUEUE}-io"])
+    require_no_other_queues(database_url, queue_names(QUEUE), read_site(site))
+    async with PostgresBackend(database_url) as backend:
+        await backend.create_queue("other program")
+    with pytest.raises(SettingError, match="too: 'other program'"):
+        require_no_other_queues(database_url, queue_names(QUEUE), read_site(site))
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("drop table absurd.contimg_sites")
+    with pytest.raises(SettingError, match="too: 'other program'"):
+        require_no_other_queues(database_url, queue_names(QUEUE), read_site(site))
+
+
+def test_a_restoration_asks_for_all_queues(database_url: str, tmp_path: Path) -> None:
+    clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+    options = ["--input-dir", str(tmp_path), "--output-dir", str(tmp_path / "products")]
+    options += ["--database-url", database_url]
+
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(app, [*options, *words], env={**clean, "COLUMNS": "120"})
+
+    assert run("db", "init").exit_code == 0
+    assert run("backup", str(tmp_path / "b")).exit_code == 0
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("select absurd.create_queue('of others')")
+    refused = run("restore", str(tmp_path / "b"), "--force")
+    assert "--all-queues" in f"{refused.exception}"
+    assert run("restore", str(tmp_path / "b"), "--force", "--all-queues").exit_code == 0
+
+
 def test_what_is_no_whole_backup_is_refused(database_url: str, tmp_path: Path) -> None:
     """Before anything is changed."""
     registry_url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
@@ -262,6 +309,9 @@ def test_every_command_of_the_page_works(
     registry = Registry(tmp_path / "products" / "state" / "registry.sqlite3")
     for folder, manifest in commit_all(tmp_path / "products"):
         registry.register(folder, manifest)
+    now = datetime.now(UTC).timestamp()
+    daemon = ServiceRecord(ServiceKind.DAEMON, "daemon", "alpha", 7, "0.1", QUEUE, now - 9, now - 5)
+    store_service(registry.database, replace(daemon, stopped_at=now))
     registry.close()
 
     def run(command: str) -> Any:

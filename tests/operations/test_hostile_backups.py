@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -17,12 +18,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.backends.postgres.schema import check_schema, install_schema
 from absurd_contimg.core.errors import SchemaMissing
 from absurd_contimg.errors import UserError
 from absurd_contimg.operations.maintenance import backup
 from absurd_contimg.operations.maintenance.backup import make_backup, restore_backup
 from absurd_contimg.registry import GroupStatus, Registry
+from absurd_contimg.registry.database import HEAD
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -184,10 +187,12 @@ def test_a_restoration_that_fails_in_between_changes_nothing(
         assert left.fetchall() == []
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_restoration_that_was_killed_is_told_and_no_empty_queue_is_made(
-    spawned_url: str, tmp_path: Path
+    spawned_url: str, tmp_path: Path, moment: str
 ) -> None:
-    """Its process group is killed, as by a power cut; the schema is aside then."""
+    """Its process group is killed, as by a power cut, before or after the queue of the backup is
+    loaded. The schema is aside then, and the registry the one from before."""
     registry = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
     Registry(registry).close()
     folder = tmp_path / "b"
@@ -196,11 +201,14 @@ def test_a_restoration_that_was_killed_is_told_and_no_empty_queue_is_made(
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from absurd_contimg.operations.maintenance import backup\n"
-        "backup._restore = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "load = backup._restore if sys.argv[4] == 'after' else lambda *_: None\n"
+        "backup._restore = lambda *a: (load(*a), os.kill(os.getpid(), signal.SIGKILL))\n"
         "backup.restore_backup(sys.argv[1], sys.argv[2], Path(sys.argv[3]), force=True)\n"
     )
-    command = [sys.executable, "-c", code, spawned_url, registry, str(folder)]
+    command = [sys.executable, "-c", code, spawned_url, registry, str(folder), moment]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    with pytest.raises(SchemaMissing, match=r"restoration of a backup was interrupted"):
+        asyncio.run(PostgresBackend(spawned_url).open())
     for look in (install_schema, check_schema):
         with pytest.raises(SchemaMissing, match=r"restoration of a backup was interrupted"):
             look(spawned_url)
@@ -216,7 +224,7 @@ def test_a_registry_of_a_newer_version_in_postgres_is_refused(
     with psycopg.connect(spawned_url, autocommit=True) as connection:
         connection.execute("update contimg.alembic_version set version_num = '9999'")
         make_backup(spawned_url, spawned_url, tmp_path / "b", NOW)
-        connection.execute("update contimg.alembic_version set version_num = '0003'")
+        connection.execute("update contimg.alembic_version set version_num = %s", (HEAD,))
     with pytest.raises(UserError, match="has tables of version 9999"):
         restore_backup(spawned_url, spawned_url, tmp_path / "b", force=True)
     assert tasks(spawned_url) == 3

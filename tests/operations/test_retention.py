@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,10 +14,13 @@ from pathlib import Path
 import pytest
 from every_product import GROUPS, N_PRODUCTS, WINDOW, commit, commit_all, measurement_set
 from forked_crashes import fork
+from typer.testing import CliRunner, Result
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.config.retention import REMOVED, RetentionConfig
+from absurd_contimg.errors import SettingError
 from absurd_contimg.ingest.selection import read_groups
+from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.maintenance.files import old_raw_files, remove_raw_files
 from absurd_contimg.operations.maintenance.needs import Needs, needs_of
 from absurd_contimg.operations.maintenance.retention import (
@@ -25,6 +29,7 @@ from absurd_contimg.operations.maintenance.retention import (
     plan_retention,
     run_retention,
 )
+from absurd_contimg.operations.maintenance.site import require_recent_work
 from absurd_contimg.products.removal import take_out, unfinished_removals
 from absurd_contimg.products.store import product_folders
 from absurd_contimg.registry import GroupStatus, Registry
@@ -32,6 +37,7 @@ from absurd_contimg.registry.models import Product
 from absurd_contimg.registry.mosaics import imaged_groups
 from absurd_contimg.registry.publications import PublicationState
 from absurd_contimg.registry.removed_products import removed_products
+from absurd_contimg.registry.service_records import ServiceKind, ServiceRecord, store_service
 from absurd_contimg.registry.windows import Window, WindowMember, WindowState, store_windows
 
 MADE = datetime(2026, 1, 26, tzinfo=UTC)
@@ -299,3 +305,33 @@ def test_raw_files_go_only_with_their_group_and_say_so(
     paths[0].write_text("raw")  # as after a kill between the note and the removal
     again = old_raw_files(registry, incoming, 30, NOTHING, after(31))
     assert [file.path for file in again if file.kept is None] == [paths[0]]
+
+
+def test_nothing_is_removed_by_a_clock_that_is_years_ahead(site: tuple[Registry, Path]) -> None:
+    """All is old then, what was made a minute ago too; a service that was heard of is no jump."""
+    registry, _ = site
+    require_recent_work(registry, after(29))
+    with pytest.raises(SettingError, match=r"2029-05-10.* of 2026-01-26.*--after-idle"):
+        require_recent_work(registry, after(1200))
+    seen_at = after(1199).timestamp()
+    worker = ServiceRecord(ServiceKind.WORKER, "w", "alpha", 7, "0.1", "q", seen_at, seen_at)
+    store_service(registry.database, worker)
+    require_recent_work(registry, after(1200))
+
+
+def test_an_idle_site_is_maintained_when_asked(
+    site: tuple[Registry, Path], tmp_path: Path, database_url: str
+) -> None:
+    clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+    options = [f"--output-dir={site[1]}", f"--state-dir={tmp_path}", f"--input-dir={tmp_path}"]
+    options.append(f"--database-url={database_url}")
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(app, [*options, *words], env={**clean, "COLUMNS": "120"})
+
+    assert run("db", "init").exit_code == 0
+    refused = run("maintenance", "run")
+    assert isinstance(refused.exception, SettingError)
+    assert len(list(product_folders(site[1]))) == N_PRODUCTS
+    assert run("maintenance", "run", "--after-idle").exit_code == 0
+    assert len(list(product_folders(site[1]))) < N_PRODUCTS

@@ -20,7 +20,11 @@ from absurd_contimg.backends.postgres.lock_holders import find_lock_holders, nam
 from absurd_contimg.backends.postgres.queue_additions import ADD
 from absurd_contimg.backends.postgres.queue_listener import listening
 from absurd_contimg.backends.postgres.queue_sites import QueueSites
-from absurd_contimg.backends.postgres.schema import require_version
+from absurd_contimg.backends.postgres.schema import (
+    IS_ASIDE,
+    require_version,
+    require_whole_restoration,
+)
 from absurd_contimg.backends.postgres.task_queries import TaskQueries, table
 from absurd_contimg.core.arguments import with_checked_arguments
 from absurd_contimg.core.backend import Backend
@@ -83,9 +87,16 @@ class PostgresBackend(Backend):
         )
 
     async def open(self) -> Self:
-        """Connect; raise `BackendUnavailable`, or `SchemaMissing` if there is no such schema."""
+        """Connect; raise `BackendUnavailable`, or `SchemaMissing` if there is no such schema.
+
+        So it is, too, after a restoration that was killed.
+        """
         await self._database.open()
         try:
+            async with self._database.connection() as connection:
+                cursor = await connection.execute(IS_ASIDE)
+                ((is_aside,),) = await cursor.fetchall()
+            require_whole_restoration(is_aside)
             require_version(await self.schema_version())
         except BaseException:
             await self.close()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 from absurd_contimg.backends.postgres.connections import Connections
+from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.core.errors import BackendError
 
 ADD_TABLE: LiteralString = """
@@ -40,6 +41,14 @@ end $do$
 """
 """After a restoration: the next process that starts says whose the queues are."""
 
+_OTHERS: LiteralString = """
+select queue_name from absurd.queues where queue_name <> all(%s)
+"""
+_OTHERS_BY_SITE: LiteralString = """
+select queue_name from absurd.queues left join absurd.contimg_sites using (queue_name)
+where case when site is null then queue_name <> all(%s) else site is distinct from %s end
+"""
+
 _NOT_THERE = ("42P01", "42501")
 """The SQLSTATE of a table that is missing, or that the role may not use."""
 
@@ -55,6 +64,24 @@ class QueueSite:
     """Where the folder is, with the host."""
     registry: str
     """Where the registry is."""
+
+
+def find_other_queues(url: str, own: Sequence[str], site: str | None) -> list[str]:
+    """The queues in a database that belong to another site, or to nobody known and are not `own`.
+
+    Raises what psycopg raises.
+    """
+    with Session.connect(url, autocommit=True) as session:
+        query = "select to_regclass('absurd.queues') is null, to_regclass('absurd.contimg_sites')"
+        ((is_empty, table),) = session.execute(query).fetchall()
+        if is_empty:
+            return []
+        rows = (
+            session.execute(_OTHERS, (list(own),))
+            if table is None
+            else session.execute(_OTHERS_BY_SITE, (list(own), site))
+        )
+        return sorted(name for (name,) in rows.fetchall())
 
 
 class QueueSites:

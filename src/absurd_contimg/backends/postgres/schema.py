@@ -28,6 +28,8 @@ SCHEMA_VERSION: str = absurdctl.ABSURD_SCHEMA_TARGET_VERSION
 ASIDE: LiteralString = "absurd_before_restoration"
 """What a restoration renames the schema to, until it is done."""
 
+IS_ASIDE: LiteralString = f"select pg_catalog.to_regnamespace('{ASIDE}') is not null"
+
 _SQL = absurdctl.BUNDLED_SCHEMA_SQL
 _CREATE = re.compile("^create function", re.MULTILINE)
 _CREATED = re.compile(r"^create (?:or replace )?function absurd\.(\w+)", re.MULTILINE)
@@ -142,14 +144,21 @@ def require_version(version: str | None) -> None:
         )
 
 
-def _require_whole_restoration(connection: Session) -> None:
-    """Raise `SchemaMissing` after a restoration that was killed: an empty queue is no answer."""
-    is_aside: LiteralString = f"select to_regnamespace('{ASIDE}') is not null"
-    if connection.execute(is_aside).fetchone() == (True,):
+def require_whole_restoration(is_aside: object) -> None:
+    """Raise `SchemaMissing` if `IS_ASIDE` was true: a restoration was killed.
+
+    An empty queue is no answer then, and a queue of the backup beside a newer registry is none.
+    """
+    if is_aside:
         raise SchemaMissing(
             "The restoration of a backup was interrupted, and the tasks from before it are in the "
             f"schema {ASIDE}. Repeat it: contimg restore FOLDER --force"
         )
+
+
+def _require_whole_restoration(connection: Session) -> None:
+    ((is_aside,),) = connection.execute(IS_ASIDE).fetchall()
+    require_whole_restoration(is_aside)
 
 
 def _recorded_version(connection: Session) -> str | None:

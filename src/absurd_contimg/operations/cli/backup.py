@@ -43,19 +43,34 @@ def restore(
     force: Annotated[
         bool, typer.Option("--force", help="Replace what is there; without it, it is named.")
     ] = False,
+    all_queues: Annotated[
+        bool,
+        typer.Option(
+            "--all-queues", help="Set back queues of other sites in the same database, too."
+        ),
+    ] = False,
 ) -> None:
     """Put registry and queue back as they were in a backup. Stop all services first.
 
     Tasks in flight go on when workers start. Products that are newer than the backup are adopted.
     """
-    from absurd_contimg.operations.maintenance import require_stopped, restore_backup
-    from absurd_contimg.operations.services import database_url
+    from absurd_contimg.ingest.batches import queue_names
+    from absurd_contimg.operations.maintenance import (
+        require_no_other_queues,
+        require_stopped,
+        restore_backup,
+    )
+    from absurd_contimg.operations.services import database_url, read_site
     from absurd_contimg.registry.database import exists
 
     settings = state.settings()
     require_stopped(settings.registry_url, datetime.now(UTC))
+    url = database_url(settings, may_be_new=True)
+    if not all_queues:
+        site = read_site(settings.pipeline.paths.output_dir)
+        require_no_other_queues(url, queue_names(settings.queue_name), site)
     restored = restore_backup(
-        database_url(settings, may_be_new=True),
+        url,
         settings.registry_url,
         folder.absolute(),
         force=force,

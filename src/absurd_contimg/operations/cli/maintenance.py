@@ -61,14 +61,23 @@ def plan(raw_files: _RawFiles = False, as_json: AsJson = False) -> None:
 
 
 @maintenance_app.command()
-def run(raw_files: _RawFiles = False, as_json: AsJson = False) -> None:
+def run(
+    raw_files: _RawFiles = False,
+    after_idle: Annotated[
+        bool,
+        typer.Option(
+            "--after-idle", help="Also where nothing happened for 30 days: the clock is right."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Do what contimg maintenance plan shows: products, logs, tasks and events, left-over scratch.
 
     Safe beside running workers, and when it is killed, repeated or run twice at once. What is
     removed is noted: contimg registry check and contimg reprocess plan say so.
     """
     settings = state.settings()
-    done = with_backend(settings, lambda b: _run(settings, b, raw_files), create=False)
+    done = with_backend(settings, lambda b: _run(settings, b, raw_files, after_idle), create=False)
     if as_json:
         print_json(done)
         return
@@ -127,11 +136,15 @@ async def _plan(settings: Settings, backend: Backend, raw_files: bool) -> SitePl
         return await plan_site(settings, backend, registry, raw_files=raw_files)
 
 
-async def _run(settings: Settings, backend: Backend, raw_files: bool) -> SiteReport:
-    from absurd_contimg.operations.maintenance import run_site
+async def _run(
+    settings: Settings, backend: Backend, raw_files: bool, after_idle: bool
+) -> SiteReport:
+    from absurd_contimg.operations.maintenance import require_recent_work, run_site
     from absurd_contimg.operations.services import open_registry
 
     with closing(open_registry(settings)) as registry:
+        if not after_idle:
+            require_recent_work(registry, await backend.current_time())
         return await run_site(settings, backend, registry, raw_files=raw_files)
 
 

@@ -15,6 +15,7 @@ from absurd_contimg.operations.maintenance.archive import (
 from absurd_contimg.operations.maintenance.backup import (
     make_backup,
     read_backup,
+    require_no_other_queues,
     require_stopped,
     restore_backup,
     what_would_go,
@@ -47,6 +48,7 @@ from absurd_contimg.operations.maintenance.site import (
     SiteReport,
     clean_queues,
     plan_site,
+    require_recent_work,
     run_site,
 )
 from absurd_contimg.operations.maintenance.vacuum import vacuum
@@ -78,6 +80,8 @@ __all__ = [
     "plan_site",
     "read_backup",
     "read_needs",
+    "require_no_other_queues",
+    "require_recent_work",
     "require_stopped",
     "restore_backup",
     "resume_queues",

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import select
 
-from absurd_contimg.backends.postgres.queue_sites import FORGET_ALL
+from absurd_contimg.backends.postgres.queue_sites import FORGET_ALL, find_other_queues
 from absurd_contimg.backends.postgres.server_programs import find_program
 from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.errors import (
@@ -114,7 +114,11 @@ def read_backup(folder: Path) -> Backup:
         values: Any = read_json(folder / _NOTE)
         noted = Backup(int(values["format"]), str(values["created_at"]), dict(values["files"]))
     except FileNotFoundError as error:
-        raise MissingInputError(f"{folder} is no backup: it has no {_NOTE}.") from error
+        is_there = folder.is_dir()
+        problem = f"is no backup: it has no {_NOTE}" if is_there else "does not exist"
+        raise MissingInputError(
+            f"{folder} {problem}.", "Name a folder of contimg backup."
+        ) from error
     except (UnsuitableFileError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptInputError(f"{folder / _NOTE} is damaged: {error}.") from error
     if noted.format != FORMAT:
@@ -173,6 +177,22 @@ def require_stopped(registry_url: str, now: datetime) -> None:
             "what is being replaced.",
             "Stop them first (docs/maintenance.md). One that was killed counts as running for "
             f"{SILENT_AFTER_SECONDS:g} s.",
+        )
+
+
+def require_no_other_queues(database_url: str, own: Sequence[str], site: str | None) -> None:
+    """Raise `SettingError` if the database has queues of another site or program.
+
+    `own` are the names of this site's queues, `site` its identity. A dump holds all of Absurd's
+    schema: the others would be set back too.
+    """
+    if others := find_other_queues(database_url, own, site):
+        names = ", ".join(map(repr, others[:10]))
+        raise SettingError(
+            f"The database holds queues of another site or program, too: {names}. A restoration "
+            "would set them back to the time of the backup, and end what works on them.",
+            "Restore into a database of its own (ABSURD_DATABASE_URL); or, when all that works "
+            "on them is stopped: --all-queues",
         )
 
 

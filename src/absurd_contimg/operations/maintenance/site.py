@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.host_scratch import host_scratch
 from absurd_contimg.execution.scratch import Janitor, RemovedFolder
 from absurd_contimg.ingest.batches import pipeline_queues
@@ -33,10 +34,15 @@ from absurd_contimg.operations.maintenance.retention import (
 )
 from absurd_contimg.products.removal import unfinished_removals
 from absurd_contimg.registry import Registry
+from absurd_contimg.registry.models import Product
+from absurd_contimg.registry.service_records import list_services
 from absurd_contimg.settings import Settings
 
 ARCHIVE = "archive"
 """The folder for the histories of removed tasks, in the state folder."""
+
+IDLE_DAYS_MAX = 30.0
+"""A clock that says that nothing happened for so long may be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,27 @@ async def run_site(
         ),
         scratch=tuple(await asyncio.to_thread(_sweep, paths.scratch_dir)),
     )
+
+
+def require_recent_work(registry: Registry, now: datetime) -> None:
+    """Raise `SettingError` if, by the clock, the site was idle for more than `IDLE_DAYS_MAX`.
+
+    With a clock that is years ahead all products are old. A site without products has no last day.
+    """
+    made = [datetime.fromisoformat(row["created_at"]) for row in registry.rows(Product)]
+    if not made:
+        return
+    last = max(
+        *(each if each.tzinfo else each.replace(tzinfo=UTC) for each in made),
+        *(datetime.fromtimestamp(each.seen_at, UTC) for each in list_services(registry.database)),
+    )
+    if now - last > timedelta(days=IDLE_DAYS_MAX):
+        raise SettingError(
+            f"By the clock of the database it is {now:%Y-%m-%d}, and the last product or service "
+            f"of this site is of {last:%Y-%m-%d}. Nothing is removed, as the clock may be wrong.",
+            "Compare it with: date. If it is right and the site was idle: contimg maintenance run "
+            "--after-idle",
+        )
 
 
 async def clean_queues(
