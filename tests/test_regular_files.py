@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from absurd_contimg.regular_files import parse_typed_json, read_json
+from absurd_contimg.regular_files import parse_toml, parse_typed_json, read_json
 
 
 def deep(path: Path) -> None:
@@ -60,3 +60,10 @@ def test_json_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     path.write_bytes('{"a": 1}'.encode("utf-16"))
     with pytest.raises(ValueError, match=rf"{path}: it is no text in UTF-8"):
         read_json(path)
+
+
+@pytest.mark.parametrize("text", ["[" + "a." * 5000 + "b]", "a." * 60 + "b = 1", "a=" + "[" * 60])
+def test_toml_of_too_many_levels_is_refused(text: str) -> None:
+    """What reads its tables recurses: a settings file ended with a traceback."""
+    with pytest.raises(ValueError, match=r"too many levels|Invalid|Unclosed"):
+        parse_toml(text.encode())

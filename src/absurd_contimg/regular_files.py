@@ -82,6 +82,10 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     return parse_toml(read_regular(path, SETTINGS_BYTES_MAX))
 
 
+_LEVELS_MAX = 50
+"""Of tables and lists in a TOML file."""
+
+
 def parse_toml(content: bytes) -> dict[str, Any]:
     """The tables of a TOML text, which may begin with a byte order mark.
 
@@ -89,7 +93,7 @@ def parse_toml(content: bytes) -> dict[str, Any]:
     """
     try:
         text = content.decode("utf-8-sig")
-        return tomllib.loads(text)
+        tables = tomllib.loads(text)
     except RecursionError as error:
         raise ValueError("it has too many levels") from error
     except UnicodeDecodeError as error:
@@ -102,6 +106,14 @@ def parse_toml(content: bytes) -> dict[str, Any]:
                 key, digits = content_of_line.partition("=")[0].strip(), len(number.group())
                 raise ValueError(f"line {line}, {key[:80]}: a number of {digits} digits") from error
         raise
+    # A dotted key has any number of them, and what reads the tables recurses.
+    level: list[Any] = [tables]
+    for _ in range(_LEVELS_MAX):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+    if level:
+        raise ValueError("it has too many levels")
+    return tables
 
 
 class _RepeatedKeyError(ValueError):

@@ -209,3 +209,24 @@ async def test_lease_without_an_end_and_wait_without_a_deadline_are_found(
     history = await backend.history(QUEUE, limited.task_id)
     assert history is not None
     assert list(stuck(history.task, history.runs)) == []
+
+
+@pytest.mark.parametrize("state", ["pending", "running"])
+async def test_what_was_made_before_the_clock_was_put_back_is_named(
+    backend: Backend, request: pytest.FixtureRequest, state: str
+) -> None:
+    """It stands still for as long as the clock was ahead, and no other problem says why."""
+    spawned = await backend.spawn_task(QUEUE, "task", {})
+    if state == "running":
+        await backend.claim_task(QUEUE, "w")
+    assert await find_problems(backend, QUEUE) == []
+    later = "available_at = available_at + interval '8 hours', created_at = created_at"
+    if state == "running":
+        later = "claim_expires_at = claim_expires_at + interval '8 hours', started_at = started_at"
+    url = "" if isinstance(backend, MemoryBackend) else request.getfixturevalue("database_url")
+    with connected(backend, url) as connection:
+        connection.execute(f"update absurd.\"r_{QUEUE}\" set {later} + interval '8 hours'")
+    (problem,) = await find_problems(backend, QUEUE)
+    assert problem.task_id == spawned.task_id
+    assert "the clock of the database was put back since" in problem.problem
+    assert f"contimg cancel {spawned.task_id}" in problem.remedy

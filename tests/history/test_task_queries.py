@@ -133,6 +133,9 @@ async def test_every_task_with_a_problem_is_a_suspect(backend: Backend) -> None:
         async def histories(self, queue: str, ids: Any) -> Any:
             return await backend.histories(queue, ids)
 
+        async def current_time(self) -> Any:
+            return await backend.current_time()
+
     everything: Any = EveryTask()
     assert set(map(str, problems)) == set(map(str, await find_problems(everything, QUEUE)))
     assert {problem.task_id for problem in problems} <= set(suspects)

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import cast
 from uuid import UUID
 
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.blocking_tasks import is_bigint, malformed
 from absurd_contimg.core.records import INFINITY, LIVE_STATES, TERMINAL_STATES, Run, Task
+
+_CLOCK_STEP_MIN = timedelta(minutes=1)
+"""A smaller step of the database's clock is none that an operator has to know."""
+
+_TIME = "%Y-%m-%d %H:%M:%S UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +47,17 @@ async def find_problems(
     if not suspects:
         return []
     problems = []
+    now = await inspection.current_time()
     for history in await inspection.histories(queue_name, suspects):
         task_id = history.task.task_id
         if (text := malformed(history.task)) is not None:
             remedy = f"Nothing can be claimed until it is gone: contimg cancel {task_id}"
             problems.append(QueueProblem(task_id, text, remedy, blocks_the_queue=True))
+        if (text := of_the_future(history.task, history.runs, now)) is not None:
+            remedy = (
+                f"Wait until then, or: contimg cancel {task_id}, and then: contimg spawn --respawn"
+            )
+            problems.append(QueueProblem(task_id, text, remedy))
         remedy = f"contimg history {task_id}, then: contimg cancel {task_id}"
         problems += [
             QueueProblem(task_id, text, remedy) for text in stuck(history.task, history.runs)
@@ -68,6 +80,28 @@ def stuck(task: Task, runs: Sequence[Run]) -> Iterator[str]:
         if run.state == "sleeping" and run.available_at == INFINITY and not _has_deadline(task):
             waits = f"for event {run.wake_event!r}" if run.wake_event else "for nothing"
             yield f"Run {run.attempt} waits {waits} without a deadline."
+
+
+def of_the_future(task: Task, runs: Sequence[Run], now: datetime) -> str | None:
+    """What the database's clock has done to a task if it was put back: it stands still for as long.
+
+    What was spawned or claimed by the wrong time is due, or its lease ends, by that time.
+    """
+    for run in runs:
+        is_running = run.state == "running"
+        since = run.started_at if is_running else run.created_at
+        until = run.claim_expires_at if is_running else run.available_at
+        if task.state in TERMINAL_STATES or run.state not in LIVE_STATES:
+            continue
+        if since is None or until is None or since - now < _CLOCK_STEP_MIN:
+            continue
+        what = "claimed" if is_running else "made"
+        end = "its lease ends" if is_running else "it is due"
+        return (
+            f"Run {run.attempt} was {what} in the future, at {since:{_TIME}}: the clock of the "
+            f"database was put back since. Now {end} at {until:{_TIME}}."
+        )
+    return None
 
 
 def _has_deadline(task: Task) -> bool:

@@ -80,14 +80,17 @@ def recent_activity(tx: Transaction, queue: str, since: datetime) -> RecentActiv
 
 def suspect_tasks(tx: Transaction, queue: str, limit: int) -> list[int]:
     """The first tasks that have not ended and may be stuck or block their queue."""
+    now = tx.session.current_time()
     live_runs: Counter[int] = Counter()
     suspects: set[int] = set()
     for run in catalog.runs(tx, queue).scan(tx):
         if run.state not in LIVE:
             continue
         live_runs[run.task_id] += 1
-        until = run.claim_expires_at if run.state == "running" else run.available_at
-        if until is None or not times.is_finite(until):
+        is_running = run.state == "running"
+        until = run.claim_expires_at if is_running else run.available_at
+        since = run.started_at if is_running else run.created_at
+        if until is None or not times.is_finite(until) or (since is not None and since > now):
             suspects.add(run.task_id)
     for task in catalog.tasks(tx, queue).scan(tx):
         is_odd = task.cancellation is not None or live_runs[task.task_id] != 1

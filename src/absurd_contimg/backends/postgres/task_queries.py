@@ -78,6 +78,10 @@ select task_id from (
     union
     select task_id from absurd.{{runs}} where state = 'sleeping' and available_at = 'infinity'
     union
+    select task_id from absurd.{{runs}}, (select absurd.current_time() as at) as now
+    where state in ('pending', 'sleeping') and available_at > now.at and created_at > now.at
+       or state = 'running' and claim_expires_at > now.at and started_at > now.at
+    union
     select task_id from absurd.{{tasks}}
     where cancellation is not null and state in {_LIVE}
       and (coalesce(cancellation->>'max_delay', '0') !~ '^[0-9]{{{{1,18}}}}$'
