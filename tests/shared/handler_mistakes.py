@@ -382,7 +382,49 @@ async def effect_that_is_not_awaited(_params: Any, ctx: TaskContext) -> Any:
     return await ctx.step("charge", forgetful)
 
 
+# -- what others are told: events and the parameters of children --------------------------------
+
+
+@mistake("event")
+async def uuid_in_the_name_of_an_event(_params: Any, ctx: TaskContext) -> Any:
+    await ctx.emit_event(f"done:{uuid.uuid4()}", {})
+
+
+@mistake("event")
+async def attempt_in_the_name_of_an_event(_params: Any, ctx: TaskContext) -> Any:
+    await ctx.emit_event(f"done:{ctx.attempt}", {})
+
+
+@mistake("event")
+async def chance_in_the_payload_of_an_event(_params: Any, ctx: TaskContext) -> Any:
+    await ctx.emit_event("done", {"number": random.random()})
+
+
+@mistake("child")
+async def uuid_in_the_parameters_of_a_child(_params: Any, ctx: TaskContext) -> Any:
+    await ctx.spawn("child", {"id": str(uuid.uuid4())})
+
+
 # -- right ------------------------------------------------------------------------------------
+
+
+@right
+async def saved_uuid_in_events_and_children(_params: Any, ctx: TaskContext) -> Any:
+    key = await ctx.step("key", lambda: _value(str(uuid.uuid4())))
+    await ctx.emit_event(f"done:{key}", {"task": ctx.task_id, "key": key})
+    child = await ctx.spawn("grandparent", {"key": key, "parent": ctx.task_id}, queue="children")
+    await ctx.emit_event(f"spawned:{child}", [child])
+    return child
+
+
+@right
+async def fails_once_in_passing(_params: Any, ctx: TaskContext) -> Any:
+    async def connect() -> int:
+        if ctx.attempt == 1:
+            raise ConnectionError("refused")
+        return 1
+
+    return await ctx.step("connect", connect)
 
 
 @right

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from absurd_contimg.backends.memory.procedures import runs
@@ -114,10 +115,14 @@ def operators_retry_has_no_budget(patch: Patch) -> None:
 
 
 def retry_comes_at_once(patch: Patch) -> None:
-    async def after(self: Any, _seconds: float) -> Any:
-        return await self.backend.current_time()
+    carry_out = FailureHandler._carry_out
 
-    patch.setattr(FailureHandler, "_after", after)
+    async def at_once(self: Any, claimed: Any, decision: Any, reason: Any, until: Any) -> None:
+        if decision.action == "retry":
+            decision = replace(decision, delay_seconds=0.0)
+        await carry_out(self, claimed, decision, reason, until)
+
+    patch.setattr(FailureHandler, "_carry_out", at_once)
 
 
 def resource_waits_are_not_counted(patch: Patch) -> None:

@@ -6,11 +6,18 @@ from typing import Any
 
 from absurd_contimg.simulation.exploration.differences import task_differences, value_differences
 
-BASELINE: list[Any] = ["pay", "order-1", "completed", {"cents": 95}, {"charge": {"n": [1, 2, 3]}}]
+BASELINE: list[Any] = [
+    "pay",
+    "order-1",
+    "completed",
+    {"cents": 95},
+    {"charge": {"n": [1, 2, 3]}},
+    {"card": 1},
+]
 
 
 def changed(**parts: Any) -> list[list[Any]]:
-    names = ("name", "key", "state", "result", "saved")
+    names = ("name", "key", "state", "result", "saved", "params")
     return [[parts.get(name, value) for name, value in zip(names, BASELINE, strict=True)]]
 
 
@@ -19,6 +26,9 @@ def test_each_difference_is_a_sentence_about_a_place() -> None:
         "task 'pay' (order-1) is failed, in the baseline run completed": {"state": "failed"},
         "task 'pay' (order-1): its result differs at cents: 96, in the baseline run 95": {
             "result": {"cents": 96}
+        },
+        "task 'pay' (order-1): its parameters differ at card: 2, in the baseline run 1": {
+            "params": {"card": 2}
         },
         "task 'pay' (order-1): checkpoint 'charge' differs at n[1]: 9, in the baseline run 2": {
             "saved": {"charge": {"n": [1, 9, 3]}}

@@ -18,6 +18,11 @@ from hypothesis import strategies as st
 
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import TaskNotCompleted
+from absurd_contimg.history.invariants.check import (
+    HISTORY_INVARIANTS,
+    RECOVERY_INVARIANTS,
+    WORLD_INVARIANTS,
+)
 from absurd_contimg.simulation.campaign.campaign import Campaign
 from absurd_contimg.simulation.exploration import crash_run
 from absurd_contimg.simulation.exploration.crash_run import CrashRun
@@ -53,6 +58,13 @@ def test_other_programs_of_the_documentation_run() -> None:
     assert len(blocks) > 1
     for code in blocks[1:]:
         exec(compile(code, str(DOCS), "exec"), {})
+
+
+def test_the_page_says_what_each_invariant_says() -> None:
+    lines = DOCS.read_text().splitlines()
+    for invariant in (*HISTORY_INVARIANTS, *RECOVERY_INVARIANTS, *WORLD_INVARIANTS):
+        sentence = (invariant.__doc__ or "").splitlines()[0]
+        assert f"| `{invariant.__name__}` | {sentence} |" in lines
 
 
 async def two_steps(params: Any, ctx: TaskContext) -> Any:

@@ -50,6 +50,10 @@ _log = logging.getLogger(__name__)
 _MESSAGE_CHARACTERS_MAX = 500
 """Of a failure's message in the step journal; the failure reason has all of it."""
 
+DECIDED_AT = "decided_at"
+"""In a failure reason: the time from which the delay of the retry counts. The database may learn
+of the failure later, from a worker that stood still in between."""
+
 _HOOK_SECONDS_MAX = 366 * 86_400.0
 _HOOK_ANSWERS = (
     "a retry hook is no async function, and returns None, a bool, or a time of a year at most in "
@@ -255,7 +259,11 @@ class FailureHandler:
                 await backend.schedule_run(queue, run_id, until)
             else:
                 # Again from now: writing the journal may have taken a part of the delay.
-                retry_at = await self._after(decision.delay_seconds)
+                retry_at = None
+                if decision.delay_seconds is not None:
+                    decided_at = await backend.current_time()
+                    retry_at = decided_at + timedelta(seconds=decision.delay_seconds)
+                    reason = {**reason, DECIDED_AT: decided_at.isoformat()}
                 await backend.fail_run(queue, run_id, reason, retry_at)
         except (RunAlreadyFailed, BackendError) as error:
             if not await self._took_effect(claimed, decision, error):

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import pairwise, zip_longest
 
+from absurd_contimg.core.failure_handling import DECIDED_AT
 from absurd_contimg.core.failures import FailureKind, action_of
-from absurd_contimg.core.records import INFINITY, LIVE_STATES, TERMINAL_STATES, History, Run
+from absurd_contimg.core.records import (
+    INFINITY,
+    LIVE_STATES,
+    TERMINAL_STATES,
+    History,
+    Json,
+    Run,
+)
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.task_queries import LEASE_EXPIRED
 from absurd_contimg.history.failures import reason_of
@@ -182,8 +191,8 @@ def resource_failure_spends_no_attempt(history: History, policy: RetryPolicy) ->
 def a_retry_waits(history: History, policy: RetryPolicy) -> Iterator[str]:
     """What failed in passing is not tried again at once: whatever was wrong needs its time.
 
-    Also found where a worker stood still after it had asked for the time and before it told the
-    database: history does not tell that from a retry without a delay.
+    It counts from the worker's decision: one that stood still before the database accepted it
+    has let that time pass already.
     """
     if history.task.retry_strategy:
         return
@@ -191,7 +200,8 @@ def a_retry_waits(history: History, policy: RetryPolicy) -> Iterator[str]:
         reason = reason_of(run)
         if action_of(reason) != "retry" or reason.get("rule") == "hook" or not run.failed_at:
             continue
-        waited = (after.available_at - run.failed_at).total_seconds()
+        decided_at = _decided_at(reason) or run.failed_at
+        waited = (after.available_at - decided_at).total_seconds()
         if waited < 0.5 * policy.delay_seconds(1):
             yield f"run {after.attempt} was due {waited:.1f} s after run {run.attempt} had failed"
 
@@ -249,6 +259,15 @@ def completed_task_has_saved_its_steps(history: History, _policy: RetryPolicy) -
 def _kind(run: Run) -> FailureKind | None:
     kind = reason_of(run).get("kind")
     return FailureKind(kind) if kind in set(FailureKind) else None
+
+
+def _decided_at(reason: Mapping[str, Json]) -> datetime | None:
+    """When a retry was decided, if the reason says so: earlier releases and others do not."""
+    text = reason.get(DECIDED_AT)
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC) if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 def _at_once(run: Run, follower: Run) -> bool:

@@ -15,7 +15,7 @@ class RecoveryObservation:
     """A run with faults beside the baseline run."""
 
     differences: Sequence[str]
-    """Between the tasks, products and external effects of both."""
+    """Between the tasks, events, products and external effects of both."""
     run_ends: Sequence[Sequence[str]]
     """How each run of each task ended: its state and the name of its error."""
     baseline_run_ends: Sequence[Sequence[str]]
@@ -30,7 +30,7 @@ class RecoveryObservation:
 
 
 def same_end_as_baseline(observed: RecoveryObservation) -> Iterator[str]:
-    """Faults change neither results and checkpoints nor products and external effects."""
+    """Faults change no result, checkpoint, event, child task, product and effect outside."""
     yield from observed.differences
 
 

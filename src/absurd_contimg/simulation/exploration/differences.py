@@ -12,7 +12,10 @@ _LENGTH_MAX = 100
 
 
 def task_differences(tasks: Sequence[Any], baseline: Sequence[Any]) -> Iterator[str]:
-    """One sentence for each difference; tasks are name, key, state, result and checkpoints."""
+    """One sentence for each difference.
+
+    A task is name, key, state, result, checkpoints, parameters.
+    """
     unmatched = list(baseline)
     new = []
     for task in tasks:
@@ -31,12 +34,14 @@ def task_differences(tasks: Sequence[Any], baseline: Sequence[Any]) -> Iterator[
 
 def _differences_of_one(task: Sequence[Any], baseline: Sequence[Any]) -> Iterator[str]:
     name = _name(task)
-    _, _, state, result, saved = task
-    _, _, baseline_state, baseline_result, baseline_saved = baseline
+    _, _, state, result, saved, params = task
+    _, _, baseline_state, baseline_result, baseline_saved, baseline_params = baseline
     if state != baseline_state:
         yield f"{name} is {state}, in the baseline run {baseline_state}"
     if result != baseline_result:
         yield f"{name}: its result differs {_where(result, baseline_result)}"
+    if params != baseline_params:
+        yield f"{name}: its parameters differ {_where(params, baseline_params)}"
     for step in baseline_saved.keys() - saved.keys():
         yield f"{name}: checkpoint {step!r} is missing: {short(baseline_saved[step])}"
     for step in saved.keys() - baseline_saved.keys():

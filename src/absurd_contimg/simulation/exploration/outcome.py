@@ -1,8 +1,9 @@
 """What a run leaves, without what may differ between runs that are equally good.
 
-Kept: every task with its state, its result and its checkpoints, every product, what ingestion and
-batches have recorded, every external effect. Left out: times, how long a stage took, which worker
-ran it, how often it was started; a window that another one has rightly replaced, and its mosaic.
+Kept: every task with its parameters, its state, its result and its checkpoints, every event, every
+product, what ingestion and batches have recorded, every external effect. Left out: times, how long
+a stage took, which worker ran it, how often it was started; a window that another one has rightly
+replaced, and its mosaic.
 """
 
 from __future__ import annotations
@@ -56,13 +57,15 @@ class Outcome:
     """How each run of each task ended. Equally good outcomes differ in it."""
     unprotected: tuple[str, ...] = ()
     """The effects that happened outside of a step, and must not be repeated."""
+    events: tuple[Json, ...] = ()
+    """Name, queue and payload of each."""
 
     def differences(self, baseline: Outcome) -> list[str]:
         """How it differs from the baseline, one line each."""
         lines: list[str] = []
         if self.tasks != baseline.tasks:  # hardly ever, and text costs time
             lines += sorted(task_differences(self.tasks, baseline.tasks))
-        for name in ("product", "record"):
+        for name in ("product", "record", "event"):
             values, others = getattr(self, f"{name}s"), getattr(baseline, f"{name}s")
             if values != others:
                 lines += sorted(value_differences(name, values, others))
@@ -106,7 +109,8 @@ def outcome_of(
     tasks = tuple(_essence(history, values, looks) for history in histories)
     run_ends = tuple(tuple(map(_end, history.runs)) for history in histories)
     records = (*describe_ingestion(registry.ingestion, replaced), *registry.batches.describe())
-    return Outcome(tasks, products, records, ledger, violations, run_ends, unprotected)
+    events = _events(state, values)
+    return Outcome(tasks, products, records, ledger, violations, run_ends, unprotected, events)
 
 
 def _replaced_windows(
@@ -167,11 +171,24 @@ def _essence(history: History, values: _SavedValues, looks: tuple[str, ...]) -> 
     }
     return [
         task.task_name,
-        task.idempotency_key,
+        values.steady(task.idempotency_key),
         task.state,
         values.steady(task.completed_payload),
         saved,
+        values.steady(task.params),
     ]
+
+
+def _events(state: State, values: _SavedValues) -> tuple[Json, ...]:
+    """All that were emitted, in no order of time; a row without a payload is only awaited."""
+    events = (
+        (values.steady(row.event_name), {"queue": queue, "payload": json.loads(row.payload)})
+        for queue in state.database.relations.of_queues["e"]
+        for row in state.database.kept_rows("e", queue)
+        if row.payload is not None
+    )
+    steady = [(name, values.steady(event)) for name, event in events]
+    return tuple(sorted(steady, key=json.dumps))
 
 
 def _own_checkpoints(history: History) -> list[Checkpoint]:
