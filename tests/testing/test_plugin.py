@@ -8,6 +8,9 @@ import os
 import re
 import subprocess
 import sys
+import uuid
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +273,59 @@ def test_what_outlives_its_world_is_told() -> None:
 def test_misspelt_fault_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'killl' is no kind of fault; there are kill, kill-late"):
         explore_crashes(two_steps, {}, faults=["killl"])
+
+
+def test_misspelt_argument_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"explore_crashes has no .*'repeat'.*mean repeats\?"):
+        explore_crashes(two_steps, {}, repeat=["charge"])
+    with pytest.raises(TypeError, match=r"run_handler has no argument 'horizon'.*horizon_seconds"):
+        run_handler(two_steps, {}, horizon=3)
+
+
+def test_a_step_with_another_name_in_each_attempt_is_told() -> None:
+    async def renames(_params: Any, ctx: TaskContext) -> None:
+        await ctx.step(f"charge-{uuid.uuid4()}", lambda: outside("charge"))
+        await ctx.sleep_for("cooling off", 100)
+
+    with pytest.raises(AssertionError, match="'renames' change between attempts: step 'charge-"):
+        explore_crashes(renames, {})
+
+
+def test_steps_in_another_order_are_told_uncut() -> None:
+    async def one_name(_params: Any, ctx: TaskContext) -> Any:
+        async def load(seconds: float) -> float:
+            await asyncio.sleep(seconds)
+            return seconds
+
+        steps = (ctx.step("load", partial(load, seconds)) for seconds in (0.1, 0.0))
+        return await asyncio.gather(*steps)
+
+    says = "its steps change between attempts: step 'load' has no .*not asked for: 'load#2'"
+    with pytest.raises(AssertionError, match=says):
+        explore_crashes(one_name, {}, faults=["kill"])
+
+
+def test_the_timeout_of_a_wait_is_not_pythons_and_says_so() -> None:
+    async def waits(_params: Any, ctx: TaskContext) -> Any:
+        with suppress(TimeoutError):
+            return await ctx.await_event("go", timeout=10)
+
+    with pytest.raises(AssertionError, match=r": absurd_sdk\.TimeoutError at test_plugin.py, line"):
+        explore_crashes(waits, {})
+
+
+def test_a_result_that_is_no_json_is_named() -> None:
+    async def step_of_a_set(_params: Any, ctx: TaskContext) -> Any:
+        return await ctx.step("load", lambda: asyncio.sleep(0, {1, 2}))
+
+    async def returns_a_set(_params: Any, _ctx: TaskContext) -> Any:
+        return {1, 2}
+
+    says = r"TypeError at test_plugin.py, .* in step_of_a_set: the result of 'load' must be JSON"
+    with pytest.raises(AssertionError, match=says):
+        run_handler(step_of_a_set, {})
+    with pytest.raises(AssertionError, match=r"what the handler returns must be JSON: .*type set"):
+        run_handler(returns_a_set, {})
 
 
 async def turns_in_circles(_params: Any, _ctx: TaskContext) -> None:

@@ -267,12 +267,14 @@ def _checked(method_name: str, method: Callable[..., Any]) -> Callable[..., Any]
             raise TypeError(f"{method_name}: no check is known for argument {name!r}")
     given = ", ".join(f"{parameter.name!r}: {parameter.name}" for parameter in parameters)
     known["name_json"] = partial(_name_json, method_name)
-    exec(
+    code = compile(
         f"async def checked({', '.join(heads)}):\n{requirements}"
         f"    try: return await method({', '.join(passed)})\n"
         f"    except ValueRefused as error: name_json(error, {{{given}}}); raise\n",
-        known,
+        __file__,  # a traceback shows it as a part of this package
+        "exec",
     )
+    exec(code, known)
     checked: Callable[..., Any] = wraps(method)(known["checked"])
     return checked
 

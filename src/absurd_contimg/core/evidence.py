@@ -5,6 +5,7 @@ It holds no judgement, which is for the rules in ``failures``, and it is kept as
 
 from __future__ import annotations
 
+import builtins
 import errno
 import os
 import re
@@ -156,7 +157,13 @@ def described(error: BaseException) -> str:
     text, where = text_of(error), line_of_handler(_traceback_of(error))
     if where is None:
         return text
-    return f"{class_names(error)[0].rpartition('.')[2]} at {where}: {text}"
+    return f"{distinct_class_name(class_names(error)[0])} at {where}: {text}"
+
+
+def distinct_class_name(qualified: str) -> str:
+    """The class without its module, unless Python itself has another one of this name."""
+    module, _, name = qualified.rpartition(".")
+    return qualified if hasattr(builtins, name) and module != "builtins" else name
 
 
 class UnrecordableError(RuntimeError):

@@ -95,6 +95,8 @@ class RunSession:
 
         try:
             await self.lease.retry_until_deadline(write)
+        except TypeError as error:
+            raise TypeError(f"the result of {checkpoint_name!r} must be JSON: {error}") from error
         except ValueRefused as error:
             text = f"the result of {checkpoint_name!r} cannot be saved: {error}"
             raise ValueRefused(text, error.sqlstate) from error

@@ -357,6 +357,8 @@ class Worker:
         queue = self.settings.queue_name
         try:
             await self.backend.complete_run(queue, claimed.run_id, result)
+        except TypeError as error:
+            raise TypeError(f"what the handler returns must be JSON: {error}") from error
         except BackendError as error:
             if meaning_of(error) is not Refusal.NOT_OURS:
                 raise

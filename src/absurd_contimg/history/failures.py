@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from absurd_contimg.core.evidence import line_of_handler
+from absurd_contimg.core.evidence import distinct_class_name, line_of_handler
 from absurd_contimg.core.failures import FailureKind, action_of
 from absurd_contimg.core.records import History, Json, Run
 from absurd_contimg.core.row_values import Unreadable
@@ -40,6 +40,8 @@ class FailedRun:
     """The innermost line of the handler's own code: ``orders.py, line 12, in charge``."""
     final: bool = False
     """The task ended with it."""
+    class_name: str = ""
+    """Of the exception, with its module where Python has another exception of this name."""
 
     @property
     def text(self) -> str:
@@ -49,7 +51,7 @@ class FailedRun:
         """
         if self.where is None:
             return self.message or self.name
-        return f"{self.name} at {self.where}: {self.message}"
+        return f"{self.class_name or self.name} at {self.where}: {self.message}"
 
 
 def failed_runs(history: History) -> list[FailedRun]:
@@ -96,7 +98,16 @@ def _failed_run(run: Run, final: bool, lost: object) -> FailedRun:
         traceback=traceback,
         where=None if traceback is None else line_of_handler(traceback),
         final=final,
+        class_name=_class_name(reason),
     )
+
+
+def _class_name(reason: Mapping[str, Any]) -> str:
+    """``absurd_sdk.TimeoutError``, which ``except TimeoutError`` does not catch."""
+    for error in reason.get("evidence", {}).get("exceptions", ())[:1]:
+        for name in error["type_names"][:1]:
+            return distinct_class_name(str(name))
+    return ""
 
 
 def reason_of(run: Run) -> Mapping[str, Any]:

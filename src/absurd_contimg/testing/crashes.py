@@ -7,14 +7,17 @@ import os
 import shlex
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
+from inspect import signature
 from typing import Any, NoReturn, cast
 
 from absurd_contimg.core.records import LIVE_STATES, History, Json, SpawnOptions, State
+from absurd_contimg.core.step_order_check import STEPS_CHANGED
 from absurd_contimg.history.invariants.world import world_never_stands_still
 from absurd_contimg.history.summary import summarize
+from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.exploration.explorer import (
     FINDINGS_MAX,
@@ -48,6 +51,7 @@ def handler_spec(
     The task has the handler's name, unless `task_name` is given. Each queue has a worker with
     `concurrency` slots. Further arguments are those of `ExplorationSpec`.
     """
+    _require_arguments(handler_spec, spec)
     if task_name is None:
         name = getattr(handler, "__name__", "")
         task_name = name if name.isidentifier() else "task"
@@ -64,6 +68,21 @@ def handler_spec(
         lease_seconds,
         **spec,
     )
+
+
+_SPEC_ARGUMENTS = {each.name for each in fields(ExplorationSpec)} - {
+    *("worker_factory", "jobs", "queues", "lease_seconds")
+}
+"""Those that `handler_spec` passes on."""
+
+
+def _require_arguments(function: Callable[..., object], given: Collection[str]) -> None:
+    """Refuse an argument that neither this function nor the spec has."""
+    known = {*signature(function).parameters, *signature(handler_spec).parameters} - {"spec"}
+    for name in given:
+        if name not in known | _SPEC_ARGUMENTS:
+            meant = did_you_mean(name, known | _SPEC_ARGUMENTS)
+            raise TypeError(f"{function.__name__} has no argument {name!r}. {meant}".rstrip())
 
 
 def explore_crashes(
@@ -88,6 +107,7 @@ def explore_crashes(
     command that replays it.
     """
     __tracebackhide__ = True  # pytest shows the failure, not this function
+    _require_arguments(explore_crashes, spec)
     kinds = tuple(map(parse_kind, faults))
     tested = handler_spec(handler, params, repeats=repeats, **spec)  # type: ignore[arg-type]
     _check_baseline(tested, ends)
@@ -115,18 +135,31 @@ def _check_baseline(spec: ExplorationSpec, ends: State) -> None:
     if outcome.violations:
         return  # the exploration reports them, with the trace
     again, _ = baseline(spec)
+    changed = "".join(_changed_steps(histories))
     if again != outcome:
         differences = "\n".join(f"  {line}" for line in again.differences(outcome))
         raise AssertionError(
-            "the baseline run ends differently when it is run again: something outlives its "
-            "world, or is random. For what the outside knows, call `happened`.\n" + differences
+            f"{changed}the baseline run ends differently when it is run again: something outlives "
+            "its world, or is random. For what the outside knows, call `happened`.\n" + differences
         )
     for text, count in Counter(outcome.ledger).items():
         if count > 1 and not any(text.startswith(f"{name} ") for name in spec.repeats):
             raise AssertionError(
-                f"without any fault this happens {count} times outside: {text}. Code outside of "
-                "a step runs again whenever the task wakes or is retried. Put it into a step; if "
-                "it may be repeated, name it in `repeats`"
+                f"{changed}without any fault this happens {count} times outside: {text}. Code "
+                "outside of a step runs again whenever the task wakes or is retried. Put it into "
+                "a step; if it may be repeated, name it in `repeats`"
+            )
+
+
+def _changed_steps(histories: Iterable[History]) -> Iterator[str]:
+    """Which steps were other ones in a later attempt: perhaps rightly, but often the cause."""
+    for each in histories:
+        report = each.checkpoint_states.get(STEPS_CHANGED)
+        if isinstance(report, Mapping):
+            yield (
+                f"the steps of task {each.task.task_name!r} change between attempts: "
+                f"{report.get('difference')}. A step is recognised by its name, which must be the "
+                "same in every attempt. Perhaps therefore "
             )
 
 
@@ -239,6 +272,7 @@ def run_handler(
     awaited, which does nothing. Further arguments are those of `handler_spec`.
     """
     __tracebackhide__ = True
+    _require_arguments(run_handler, spec)
     tested = handler_spec(handler, params, **spec)  # type: ignore[arg-type]
     with _all_awaited():
         outcome, histories = baseline(tested)

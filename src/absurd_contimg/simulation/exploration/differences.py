@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from absurd_contimg.core.step_order_check import STEPS_CHANGED
+
 SHOWN_MAX = 3
 """Differences inside one value that are named."""
 _LENGTH_MAX = 100
@@ -45,6 +47,9 @@ def _differences_of_one(task: Sequence[Any], baseline: Sequence[Any]) -> Iterato
     for step in baseline_saved.keys() - saved.keys():
         yield f"{name}: checkpoint {step!r} is missing: {short(baseline_saved[step])}"
     for step in saved.keys() - baseline_saved.keys():
+        if step == STEPS_CHANGED:
+            yield f"{name}: its steps change between attempts: {saved[step]['difference']}"
+            continue
         yield f"{name}: checkpoint {step!r} is new: {short(saved[step])}"
     for step in saved.keys() & baseline_saved.keys():
         if saved[step] != baseline_saved[step]:

@@ -18,8 +18,10 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
+from absurd_contimg.backends.memory import MemoryBackend
 from absurd_contimg.core.records import Checkpoint, History, Json, Run
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES
+from absurd_contimg.core.step_order_check import STEPS_CHANGED
 from absurd_contimg.history.invariants.check import Violation
 from absurd_contimg.history.invariants.world import WorldObservation
 from absurd_contimg.registry.windows import WindowState
@@ -33,6 +35,7 @@ from absurd_contimg.simulation.model.simulated_ingestion import (
     describe_ingestion,
 )
 from absurd_contimg.simulation.model.world import State
+from absurd_contimg.simulation.runtime.loop import instantly
 from absurd_contimg.workflows import mosaic
 
 VOLATILE = frozenset({"adopted", "seconds", "logs"})
@@ -183,7 +186,7 @@ def _events(state: State, values: _SavedValues) -> tuple[Json, ...]:
     """All that were emitted, in no order of time; a row without a payload is only awaited."""
     events = (
         (values.steady(row.event_name), {"queue": queue, "payload": json.loads(row.payload)})
-        for queue in state.database.relations.of_queues["e"]
+        for queue in instantly(MemoryBackend(state.database).list_queues())
         for row in state.database.kept_rows("e", queue)
         if row.payload is not None
     )
@@ -217,6 +220,8 @@ class _SavedValues:
                 self._names[run.run_id.hex] = f"(id of run {run.attempt} of task {number})"
             saved += sorted(_own_checkpoints(history), key=attrgetter("checkpoint_name"))
         for checkpoint in saved:
+            if checkpoint.checkpoint_name == STEPS_CHANGED:  # no step has made the ids in it
+                continue
             for number, value in enumerate(_volatile_values(checkpoint.state), 1):
                 text = f"(value {number} of {checkpoint.checkpoint_name})"
                 self._names.setdefault(value, text)
