@@ -397,6 +397,14 @@ def test_world(absurd_world):
 """
 
 
+def test_the_world_of_the_documentation_goes_on_with_another_worker(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if "absurd_world" in block)
+    (tmp_path / "test_world.py").write_text(code)
+    done = pytest_in(tmp_path, ".", only_ours=True)
+    assert "1 passed" in done.stdout, done.stdout
+
+
 def test_plugin_gives_fixtures_to_other_projects(tmp_path: Path) -> None:
     (tmp_path / "test_user.py").write_text(_USER_TEST)
     done = pytest_in(tmp_path, "--absurd-backend", "both", ".")

@@ -28,6 +28,7 @@ from absurd_contimg.core.errors import (
 )
 from absurd_contimg.core.evidence import Evidence, UnrecordableError, text_of
 from absurd_contimg.core.failures import (
+    DECIDED_AT,
     ChildTaskFailed,
     Classifier,
     FailureKind,
@@ -49,10 +50,6 @@ _log = logging.getLogger(__name__)
 
 _MESSAGE_CHARACTERS_MAX = 500
 """Of a failure's message in the step journal; the failure reason has all of it."""
-
-DECIDED_AT = "decided_at"
-"""In a failure reason: the time from which the delay of the retry counts. The database may learn
-of the failure later, from a worker that stood still in between."""
 
 _HOOK_SECONDS_MAX = 366 * 86_400.0
 _HOOK_ANSWERS = (

@@ -20,6 +20,10 @@ from absurd_contimg.core.evidence import Evidence, ExceptionEvidence, text_of
 from absurd_contimg.core.jsonb_sanitizer import sanitized
 from absurd_contimg.core.records import Json
 
+DECIDED_AT = "decided_at"
+"""In a failure reason: the time from which the delay of the retry counts. The database may learn
+of the failure later, from a worker that stood still in between."""
+
 
 class FailureKind(StrEnum):
     """What a failure calls for."""

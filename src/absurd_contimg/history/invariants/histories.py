@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import pairwise, zip_longest
 
-from absurd_contimg.core.failure_handling import DECIDED_AT
-from absurd_contimg.core.failures import FailureKind, action_of
+from absurd_contimg.core.failures import DECIDED_AT, FailureKind, action_of
 from absurd_contimg.core.records import (
     INFINITY,
     LIVE_STATES,
