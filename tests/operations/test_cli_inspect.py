@@ -117,6 +117,7 @@ def test_status_as_json_has_leases_workers_and_failures(
     assert shown["queue"]["tasks_by_state"]["failed"] == 1
     text = contimg("status").stdout
     assert "Workers of the pipeline alive on this host: none" in text
+    assert "Leases on these tasks are held by: worker-1 (1 run)" in text
     assert "worker worker-1, not alive on this host, since 2026: disk full" in text
     assert "lease 5" in text or "lease 60" in text
     history = json.loads(contimg("history", "G1", "--json").stdout)

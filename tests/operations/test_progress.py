@@ -81,7 +81,7 @@ async def test_without_a_terminal_there_is_a_line_for_each_task(
     task = await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G1"})
     shown = io.StringIO()
     await watch(backend, QUEUE, [task.task_id], Console(file=shown, width=120))
-    assert "G1 has been ready for" in shown.getvalue().splitlines()[0]
+    assert "G1 is ready and waits for a worker" in shown.getvalue().splitlines()[0]
 
 
 def test_history_has_the_names_that_workers_were_given() -> None:

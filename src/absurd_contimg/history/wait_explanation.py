@@ -288,7 +288,8 @@ def _attempt(history: History, run: Run, policy: RetryPolicy) -> str:
 def _explain_claimable(history: History, run: Run, context: WaitContext) -> WaitExplanation:
     waited = context.now - max(run.available_at, run.created_at)
     failure = _last_failure(history)
-    ready = f"has been ready for {duration_text(waited.total_seconds())}"
+    seconds = waited.total_seconds()
+    ready = f"has been ready for {duration_text(seconds)}" if seconds >= 1.0 else "is ready"
     if run.started_at is not None:
         ready += " after its wait"
     elif failure:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,6 +113,7 @@ def status(
     names = [f"{name}{_silence(name, host, queue.context)}" for name in alive]
     alive_text = ", ".join(map(cell, names)) or "none"
     console.print(f"Workers of the pipeline alive on this host: {alive_text}")
+    _show_leases(queue)
     _show_slots(settings, hindrances)
     _show_notes(notes, host)
     if queue.groups:
@@ -143,6 +145,21 @@ def _show_queue(queue: _Queue) -> None:
         console.print(f"{stats.claimable} waiting for a worker, the first {duration}")
     if stats.expired_leases:
         console.print(f"[yellow]{counted(stats.expired_leases, 'run')} with expired leases[/]")
+
+
+def _show_leases(queue: _Queue) -> None:
+    """Who works on the tasks that are shown: also workers that are not the pipeline's own."""
+    held = Counter(
+        str(run.claimed_by)
+        for history in queue.histories
+        for run in history.runs
+        if run.state == "running"
+        and run.claim_expires_at is not None
+        and run.claim_expires_at > queue.context.now
+    )
+    if held:
+        names = ", ".join(f"{cell(name)} ({counted(n, 'run')})" for name, n in held.items())
+        console.print(f"Leases on these tasks are held by: {names}")
 
 
 def _show_batches(stats: QueueStats | None) -> None:
