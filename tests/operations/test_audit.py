@@ -19,11 +19,11 @@ from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.records import History, Json
+from absurd_contimg.core.records import History, Json, SpawnOptions
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.history.invariants.check import STREAM_INVARIANTS, Violation, find_violations
-from absurd_contimg.history.invariants.stream import StreamObservation
+from absurd_contimg.history.invariants.stream import StreamObservation, no_window_twice
 from absurd_contimg.ingest.batches import FeedRules, create_batch, feed
 from absurd_contimg.ingest.closing import ClosingRules
 from absurd_contimg.ingest.stream_observation import observe_stream
@@ -164,6 +164,24 @@ def test_audit_looks_at_the_registry(tmp_path: Path) -> None:
         ]
         store_windows(database, windows)
     assert [violation.invariant for violation in audit_stream(settings, [])] == ["no_window_twice"]
+
+
+async def test_a_mosaic_that_was_asked_for_again_is_no_second_one() -> None:
+    """``contimg mosaic make --again`` is a command of the page; two tasks by themselves are not."""
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue("q")
+
+    async def audited(key: str) -> list[str]:
+        params = {"window_id": "W1", "tier": "nightly"}
+        options = SpawnOptions(idempotency_key=key)
+        await backend.spawn_task("q", "mosaic", params, options)
+        tasks = [task.task_id for task in await backend.list_tasks("q")]
+        observed = StreamObservation(histories=await backend.histories("q", tasks))
+        return list(no_window_twice(observed))
+
+    assert await audited("mosaic:W1") == []
+    assert await audited("mosaic:W1#2") == []
+    assert await audited("mosaic:other") == ["window W1 has 2 nightly mosaic tasks"]
 
 
 async def test_audit_names_the_task_that_a_lost_queue_took_with_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ class Site:
             registry.register(folder, manifest)
             publications.begin(manifest.key, "mosaic", folder, root / "published" / folder.name)
             self.keys.append(manifest.key)
+            if number == 1:
+                self.published = root / "published" / folder.name
+                shutil.copytree(folder, self.published)
         publications.start_attempt(self.keys[0])
         publications.finish(self.keys[0], "2026-01-01T00:00:00+00:00")
         publications.fail(self.keys[1], "its checks found it degraded \x1b[31m(setting).")
@@ -121,6 +125,26 @@ def test_retry_spawns_a_task_once(site: Site, database_url: str) -> None:
     assert again[0]["note"] == "is pending"
     published = site.run("publish", "retry", site.keys[0], **environment)
     assert "is published" in published.output
+
+
+def test_a_published_copy_that_is_gone_is_named_and_made_again(
+    site: Site, database_url: str
+) -> None:
+    """Its disk was away, or somebody has removed it."""
+    asyncio.run(make_queue(database_url))
+    environment = {"ABSURD_DATABASE_URL": database_url}
+    away = site.published.with_name("away")
+    site.published.rename(away)
+    try:
+        listed = site.run("publish", "list", "--state", "published", **environment)
+        assert listed.exit_code == 1
+        assert site.keys[0][:10] in listed.output.split("not in its place any more:")[1]
+        retried = site.run("publish", "retry", site.keys[0], "--json", **environment)
+        assert [row["note"] for row in json.loads(retried.output)] == ["spawned"]
+        retried = site.run("publish", "retry", "--all", "--json", **environment)
+        assert site.keys[0] in [row["product_key"] for row in json.loads(retried.output)]
+    finally:
+        away.rename(site.published)
 
 
 def test_transits_are_listed(site: Site) -> None:

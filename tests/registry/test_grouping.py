@@ -72,7 +72,8 @@ def test_the_name_of_a_leap_second_is_the_second_after() -> None:
     "name",
     ["2026-01-25T22:26:05_sb3.hdf5", "2026-13-25T22:26:05_sb03.hdf5", "x_sb03.hdf5",
      "2026-01-25T22:26:05_sb03.hdf5.part", "2026-01-25T22:26:05_sb\u0660\u0663.hdf5",
-     "0001-01-01T00:00:00_sb03.hdf5", "2026-01-25T22:26:60_sb03.hdf5"],
+     "0001-01-01T00:00:00_sb03.hdf5", "2026-01-25T22:26:60_sb03.hdf5",
+     "9999-12-31T23:59:59_sb03.hdf5", "9999-12-31T23:59:60_sb03.hdf5"],
 )  # fmt: skip
 def test_other_names_are_refused(name: str) -> None:
     """The error shows the name that was expected."""

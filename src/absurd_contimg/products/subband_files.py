@@ -29,6 +29,10 @@ def is_subband_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+_END_SECONDS = 4_102_444_800
+"""2100-01-01: days near the end of the calendar have no next one."""
+
+
 def parse_subband_name(path: Path) -> SubbandName:
     """The parts of a sub-band file's name; raises `InputError` for any other name."""
     match = _NAME.fullmatch(path.name)
@@ -41,6 +45,8 @@ def parse_subband_name(path: Path) -> SubbandName:
         seconds = int(timestamp.timestamp()) + is_leap_second
         if seconds < 0:
             raise ValueError("the time is before 1970")
+        if seconds >= _END_SECONDS:
+            raise ValueError("the time is after 2099")
     except ValueError as error:
         raise InputError(
             f"{path} is not named like a sub-band file ({error}).",

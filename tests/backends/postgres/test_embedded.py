@@ -23,6 +23,7 @@ import pytest
 from absurd_contimg.backends.postgres import (
     EmbeddedPostgres,
     PostgresBackend,
+    embedded,
     server_process,
     server_programs,
 )
@@ -401,3 +402,17 @@ def test_words_of_the_machine_are_known(output: str, says: str | None) -> None:
     """Those of limits that root does not have are not met here."""
     refusal = server_programs.refusal_of_machine(f"starting\n{output}\n")
     assert refusal is None if says is None else says in str(refusal)
+
+
+def test_a_lock_that_somebody_keeps_is_named_within_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may read a file may lock it: another user's would wait, and every command with it."""
+    with EmbeddedPostgres(tmp_path, durable=False):
+        lock = tmp_path / "lock"
+        assert lock.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr(embedded, "_LOCK_SECONDS", 0.3)
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(EmbeddedPostgresError, match=rf"has held {lock} for .*fuser -v"):
+            EmbeddedPostgres(tmp_path, durable=False).start()

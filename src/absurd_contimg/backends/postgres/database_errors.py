@@ -34,6 +34,18 @@ _QUEUE_TABLE = re.compile(rf"{_SCHEMA}\.[a-z]_(.+?)(?:[\"»“”]|$)")
 """In the quotation marks of the message's language."""
 
 
+READ_ONLY = (
+    "The database takes no changes, as a standby does that was not promoted. Promote it, or name "
+    "the primary in ABSURD_DATABASE_URL."
+)
+_OF_RIGHTS = {
+    "42501": "The database's user lacks a right: {}. Grant it, or name another user in "
+    "ABSURD_DATABASE_URL.",
+    "25006": READ_ONLY + " ({})",
+}
+"""By SQLSTATE, with the server's words."""
+
+
 def raise_translated(error: psycopg.Error) -> NoReturn:
     """Raise what `core.errors` has for an error of psycopg."""
     state = error.sqlstate
@@ -52,12 +64,8 @@ def raise_translated(error: psycopg.Error) -> NoReturn:
             ) from error
         case "42P01" if _SCHEMA in message:
             raise QueueNotFound(_missing_table(message), state) from error
-        case "42501":
-            raise BackendError(
-                f"The database's user lacks a right: {message}. Grant it, or name another user in "
-                "ABSURD_DATABASE_URL.",
-                state,
-            ) from error
+        case "42501" | "25006":
+            raise BackendError(_OF_RIGHTS[state].format(message), state) from error
         case None if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
             raise unavailable(error) from error
         case str() if state.startswith(_UNREACHABLE_CLASSES):

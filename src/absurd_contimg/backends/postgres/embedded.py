@@ -15,11 +15,12 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 from urllib.parse import quote
 
 import psycopg
@@ -52,8 +53,25 @@ _ACCESS = "local all all scram-sha-256\n"
 
 _SET_UP = Mark("database set-up", "embedded server")
 
+_LOCK_SECONDS = 180.0
+"""As long as one that recovers a large cluster may take to start it."""
 _FAST_AND_UNSAFE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 """For tests only: a crash of the machine (not of the server) may lose or damage the database."""
+
+
+def _lock(file: TextIO) -> None:
+    """Lock a file; `EmbeddedPostgresError` while another process has it for `_LOCK_SECONDS`."""
+    give_up = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise EmbeddedPostgresError(
+                    f"Another process has held {file.name} for {_LOCK_SECONDS:g} s, as one does "
+                    f"that starts or stops the server. Name it: fuser -v {file.name}"
+                ) from None
+        time.sleep(0.05)
 
 
 class EmbeddedPostgres:
@@ -288,7 +306,8 @@ class EmbeddedPostgres:
         """
         try:
             with (self._folder / "lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                os.fchmod(lock.fileno(), 0o600)  # who may read it may lock it
+                _lock(lock)
                 self._check_owner()
                 yield
         except BackendUnavailable:

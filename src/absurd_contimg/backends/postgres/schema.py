@@ -12,7 +12,11 @@ from typing import LiteralString
 import absurdctl
 import psycopg
 
-from absurd_contimg.backends.postgres.database_errors import raise_translated, unavailable
+from absurd_contimg.backends.postgres.database_errors import (
+    READ_ONLY,
+    raise_translated,
+    unavailable,
+)
 from absurd_contimg.backends.postgres.lock_holders import find_lock_holders_now, name_holders
 from absurd_contimg.backends.postgres.queue_additions import ADD, MISSING
 from absurd_contimg.backends.postgres.queue_sites import ADD_TABLE
@@ -103,6 +107,8 @@ def check_schema(url: str) -> None:
     And `BackendError` if its user may not use a table.
     """
     with _transaction(url) as connection:
+        if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
+            raise BackendError(READ_ONLY, "25006")
         _require_whole_restoration(connection)
         require_version(_recorded_version(connection))
         if procedures := _missing_procedures(connection):

@@ -5,6 +5,7 @@ They know no registry: a `StreamObservation` describes what one holds.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from absurd_contimg.core.task_ids import is_older_than
 
 _ONE_OBSERVATION_SECONDS = 60
 """Sub-bands named less than this apart are of one observation: the next one comes after 309 s."""
+_ASKED_AGAIN = re.compile(r"#\d+$")
+"""In the key of a task that ``contimg mosaic make --again`` has spawned."""
 _BATCH_KEY = "batch:"
 _PUBLISHING_TASKS = ("mosaic", "publication")
 _ENDED_ITEMS = frozenset({"completed", "failed", "cancelled"})
@@ -131,14 +134,17 @@ def every_accepted_group_has_its_task(observed: StreamObservation) -> Iterator[s
 
 
 def no_window_twice(observed: StreamObservation) -> Iterator[str]:
-    """A window has one mosaic task, cancelled ones aside; none has all members of another one.
+    """A window has one mosaic task; none has all members of another one.
 
-    Windows that are superseded do not count.
+    Tasks that were cancelled, or that an operator asked for again, do not count, nor do windows
+    that are superseded.
     """
     mosaics = Counter(
         (_param(history.task.params, "window_id"), _param(history.task.params, "tier"))
         for history in observed.histories
-        if history.task.task_name == "mosaic" and history.task.state != "cancelled"
+        if history.task.task_name == "mosaic"
+        and history.task.state != "cancelled"
+        and not _ASKED_AGAIN.search(history.task.idempotency_key or "")
     )
     for (window_id, tier), count in mosaics.items():
         if count > 1 and window_id is not None:

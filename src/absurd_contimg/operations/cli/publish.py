@@ -54,8 +54,9 @@ def publish_list(
 ) -> None:
     """List publications: how far each is, where it is, and why it is not there.
 
-    Exit code 1 if one has failed.
+    Exit code 1 if one has failed, or is not in its place any more.
     """
+    from absurd_contimg.operations.services import is_gone
     from absurd_contimg.registry.publications import PublicationState
 
     names = [each.value for each in PublicationState]
@@ -84,7 +85,17 @@ def publish_list(
             if each.reason is not None:
                 text = f"{each.product_key[:10]} {each.state.value}: {each.reason}"
                 console.print(message_line(text))
-    if any(each.state is PublicationState.FAILED for each in publications):
+    gone = [each for each in publications if is_gone(each)]
+    if gone and not as_json:
+        console.print(
+            message_line(
+                f"Published, and not in its place any more: "
+                f"{', '.join(each.product_key[:10] for each in gone[:10])}. Is the disk of "
+                f"{state.settings().pipeline.paths.published} mounted? If they are lost: "
+                f"{state.command('publish retry --all')}"
+            )
+        )
+    if gone or any(each.state is PublicationState.FAILED for each in publications):
         raise typer.Exit(1)
 
 
@@ -95,7 +106,7 @@ def publish_retry(
         typer.Argument(help="The product's key, its beginning, or the name of its folder."),
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="All publications that did not succeed.")
+        bool, typer.Option("--all", help="All publications that did not succeed, or are gone.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

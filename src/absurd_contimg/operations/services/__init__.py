@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     )
     from absurd_contimg.operations.services.publications import (
         RetriedPublication,
+        is_gone,
         retry_publication,
         select_publications,
     )
@@ -116,6 +117,7 @@ __all__ = [
     "follow",
     "given_worker_id",
     "initialise",
+    "is_gone",
     "light_curve",
     "light_curves",
     "make_policy",

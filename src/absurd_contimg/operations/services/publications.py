@@ -9,6 +9,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import TERMINAL_STATES, SpawnedTask
 from absurd_contimg.core.retries import retry_options
 from absurd_contimg.errors import MissingInputError
+from absurd_contimg.products.manifest import MANIFEST_NAME
 from absurd_contimg.registry.publications import Publication, PublicationState
 from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.workflows.publication import TASK_NAME, spawn_options
@@ -24,12 +25,16 @@ class RetriedPublication:
 
 
 def select_publications(publications: Sequence[Publication], name: str | None) -> list[Publication]:
-    """Those of a key, the beginning of one or a folder's name, or all that are not published.
+    """Those of a key, the beginning of one or a folder's name, or all that are not there.
 
     Raises `MissingInputError` for a name that none or several have.
     """
     if name is None:
-        return [each for each in publications if each.state is not PublicationState.PUBLISHED]
+        return [
+            each
+            for each in publications
+            if each.state is not PublicationState.PUBLISHED or is_gone(each)
+        ]
     fitting = [
         each
         for each in publications
@@ -43,12 +48,18 @@ def select_publications(publications: Sequence[Publication], name: str | None) -
     return fitting
 
 
+def is_gone(publication: Publication) -> bool:
+    """Whether a copy that was published is not in its place: removed, or on a disk that is away."""
+    is_there = (publication.destination / MANIFEST_NAME).is_file()
+    return publication.state is PublicationState.PUBLISHED and not is_there
+
+
 async def retry_publication(
     backend: Backend, queue_name: str, publication: Publication
 ) -> RetriedPublication:
     """Have a product published: a failed task of it goes on, or a new one begins."""
     key = publication.product_key
-    if publication.state is PublicationState.PUBLISHED:
+    if publication.state is PublicationState.PUBLISHED and not is_gone(publication):
         return RetriedPublication(key, None, "is published")
     options, number = spawn_options(key), 1
     first_key = options.idempotency_key
