@@ -174,7 +174,8 @@ def windows(
         return
     table = KeyedTable(
         *("window", "state", "used", "dec", "why"),
-        empty="There is no window yet: the daemon forms them from closed groups.",
+        empty="There is no window yet: the daemon forms them from five or more closed groups "
+        "without a gap (docs/streaming.md).",
     )
     for item in shown:
         table.add_row(

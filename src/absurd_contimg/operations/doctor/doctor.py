@@ -193,7 +193,7 @@ def _free_space(folder: Path) -> Finding:
         "disk space",
         f"{size_text(usage.free)} free of {size_text(usage.total)} at {folder} "
         "(at the telescope: warn below 200, critical below 100).",
-        f"Free at least {FREE_GIB_MIN:.0f} GiB. The largest folders: du -xh {folder} | "
+        f"Free at least {FREE_GIB_MIN:.0f} GiB. The largest files: du -axh {folder} | "
         "sort -h | tail",
     )
 
