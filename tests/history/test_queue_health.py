@@ -50,14 +50,16 @@ class RefusesClaims:
 
     def __init__(self, backend: Backend) -> None:
         self.backend, self.refuses = backend, True
+        self.claiming = asyncio.Lock()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
 
     async def claim_task(self, *args: Any) -> Any:
-        if self.refuses:
-            raise BackendError("a trigger says no", "P0001")
-        return await self.backend.claim_task(*args)
+        async with self.claiming:
+            if self.refuses:
+                raise BackendError("a trigger says no", "P0001")
+            return await self.backend.claim_task(*args)
 
 
 async def test_worker_outlives_a_queue_that_refuses_claims(
@@ -80,9 +82,10 @@ async def test_worker_outlives_a_queue_that_refuses_claims(
     running = asyncio.create_task(worker.run())
     try:
         await until(backend, held.task_id, "running")
-        refusing.refuses = True
-        broken = await spawn_unchecked(backend, QUEUE, BROKEN)
-        waiting = await backend.spawn_task(QUEUE, "task", "waits")
+        async with refusing.claiming:  # the cause is there before the first claim is refused
+            broken = await spawn_unchecked(backend, QUEUE, BROKEN)
+            waiting = await backend.spawn_task(QUEUE, "task", "waits")
+            refusing.refuses = True
         async with asyncio.timeout(20):
             while f"contimg cancel {broken.task_id}" not in caplog.text:
                 await asyncio.sleep(0.01)
