@@ -115,7 +115,7 @@ class Arrivals:
             groups = {file.group_id for file in late}
             _log.warning(
                 "%d files of %d groups came after their groups were closed, %s the first; "
-                "contimg registry files --in-state late lists them, contimg reopen GROUP would "
+                "contimg registry files --state late lists them, contimg reopen GROUP would "
                 "process them",
                 len(late), len(groups), late[0].path,
             )  # fmt: skip
