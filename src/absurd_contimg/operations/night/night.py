@@ -357,9 +357,7 @@ class _Night:
         self._findings.append(compared("abandoned scratch folders", 0, len(swept)))
         curve = self._staging.parent / "light-curve.png"
         source = truth.groups[2].sources[0].name
-        code, output = await self._processes.run_command(
-            "lightcurve", source, "--png", str(curve)
-        )
+        code, output = await self._processes.run_command("lightcurve", source, "--png", str(curve))
         is_there = "written" if not code and curve.is_file() else output[-200:]
         self._findings.append(compared(f"light curve of {source}", "written", is_there))
 
