@@ -103,16 +103,24 @@ def test_a_sleep(capsys: pytest.CaptureFixture[str]) -> None:
     assert ours / plain <= SLEEP_MAX
 
 
-def test_single_kills_of_the_imaging_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
-    spec = pipeline_spec()
-    result, timeouts = in_timeouts(lambda: explore(spec, faults=KILLS), rounds=4)
+def show_decided(
+    capsys: pytest.CaptureFixture[str], name: str, result: Exploration, timeouts: float
+) -> float:
+    """Print what a decided future has cost; in SimPy's timeouts."""
     each = timeouts / decided(result)
     with capsys.disabled():
         print(
-            f"\n  a decided kill: {each:.0f} of SimPy's timeouts; {result.futures} futures are run "
-            f"at {timeouts / result.futures:.0f}, {result.duplicates} are the same as one of them"
+            f"\n  a decided {name}: {each:.0f} of SimPy's timeouts; {result.futures} futures are "
+            f"run at {timeouts / result.futures:.0f}, {result.duplicates} are the same as one of "
+            "them"
         )
-    assert each <= DECIDED_FUTURE_MAX
+    return each
+
+
+def test_single_kills_of_the_imaging_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = pipeline_spec()
+    result, timeouts = in_timeouts(lambda: explore(spec, faults=KILLS), rounds=4)
+    assert show_decided(capsys, "kill", result, timeouts) <= DECIDED_FUTURE_MAX
 
 
 @pytest.mark.timeout(600)
@@ -122,13 +130,7 @@ def test_pairs_of_the_imaging_pipeline(capsys: pytest.CaptureFixture[str]) -> No
     result, timeouts = in_timeouts(
         lambda: explore(spec, faults=kinds, second_faults=kinds, part=(7, 100))
     )
-    each = timeouts / decided(result)
-    with capsys.disabled():
-        print(
-            f"\n  a decided pair: {each:.0f} of SimPy's timeouts; {result.futures} futures are run "
-            f"at {timeouts / result.futures:.0f}, {result.duplicates} are the same as one of them"
-        )
-    assert each <= FUTURE_OF_A_PAIR_MAX
+    assert show_decided(capsys, "pair", result, timeouts) <= FUTURE_OF_A_PAIR_MAX
 
 
 @pytest.mark.timeout(1200)

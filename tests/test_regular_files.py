@@ -62,8 +62,10 @@ def test_json_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
         read_json(path)
 
 
-@pytest.mark.parametrize("text", ["[" + "a." * 5000 + "b]", "a." * 60 + "b = 1", "a=" + "[" * 60])
+@pytest.mark.parametrize(
+    "text", ["[" + "a." * 5000 + "b]", "a." * 60 + "b = 1", f"a={60 * '['}{60 * ']'}"]
+)
 def test_toml_of_too_many_levels_is_refused(text: str) -> None:
     """What reads its tables recurses: a settings file ended with a traceback."""
-    with pytest.raises(ValueError, match=r"too many levels|Invalid|Unclosed"):
+    with pytest.raises(ValueError, match="too many levels"):
         parse_toml(text.encode())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from absurd_contimg.core.errors import ValueRefused
+from absurd_contimg.core.foreign_objects import ask
 
 _T = TypeVar("_T")
 
@@ -74,13 +75,14 @@ def json_text(value: _T, encode: Callable[[_T], str]) -> str:
 
     Values whose own methods raise what would end the process raise `TypeError`.
     """
-    try:
+
+    def encoded() -> str:
         text = encode(value)
         if len(text) > JSON_DEPTH_MAX:
             _require_readable_text(text, value)
-    except BaseException as error:  # noqa: BLE001 - as `foreign_objects.ask` explains
-        _refuse_value(error)
-    return text
+        return text
+
+    return ask(encoded, _refuse_value)
 
 
 def _refuse_value(error: BaseException) -> NoReturn:

@@ -53,7 +53,7 @@ async def find_problems(
         if (text := malformed(history.task)) is not None:
             remedy = f"Nothing can be claimed until it is gone: contimg cancel {task_id}"
             problems.append(QueueProblem(task_id, text, remedy, blocks_the_queue=True))
-        if (text := of_the_future(history.task, history.runs, now)) is not None:
+        if (text := _clock_step(history.task, history.runs, now)) is not None:
             remedy = (
                 f"Wait until then, or: contimg cancel {task_id}, and then: contimg spawn --respawn"
             )
@@ -82,25 +82,26 @@ def stuck(task: Task, runs: Sequence[Run]) -> Iterator[str]:
             yield f"Run {run.attempt} waits {waits} without a deadline."
 
 
-def of_the_future(task: Task, runs: Sequence[Run], now: datetime) -> str | None:
-    """What the database's clock has done to a task if it was put back: it stands still for as long.
+def _clock_step(task: Task, runs: Sequence[Run], now: datetime) -> str | None:
+    """What a step back of the database's clock means for a task; None if it met none.
 
-    What was spawned or claimed by the wrong time is due, or its lease ends, by that time.
+    What was spawned or claimed by the wrong time is due, or its lease ends, by that time only.
     """
+    if task.state in TERMINAL_STATES:
+        return None
     for run in runs:
         is_running = run.state == "running"
         since = run.started_at if is_running else run.created_at
         until = run.claim_expires_at if is_running else run.available_at
-        if task.state in TERMINAL_STATES or run.state not in LIVE_STATES:
+        if run.state not in LIVE_STATES or since is None or until is None:
             continue
-        if since is None or until is None or since - now < _CLOCK_STEP_MIN:
-            continue
-        what = "claimed" if is_running else "made"
-        end = "its lease ends" if is_running else "it is due"
-        return (
-            f"Run {run.attempt} was {what} in the future, at {since:{_TIME}}: the clock of the "
-            f"database was put back since. Now {end} at {until:{_TIME}}."
-        )
+        if since - now >= _CLOCK_STEP_MIN:
+            what = "claimed" if is_running else "made"
+            end = "its lease ends" if is_running else "it is due"
+            return (
+                f"Run {run.attempt} was {what} in the future, at {since:{_TIME}}: the clock of the "
+                f"database was put back since. Now {end} at {until:{_TIME}}."
+            )
     return None
 
 

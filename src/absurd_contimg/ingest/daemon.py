@@ -74,7 +74,8 @@ class PollReport:
 
 @dataclass(slots=True)
 class Daemon:
-    """The daemon of a site. Its fields are ports and settings; it remembers only its clocks."""
+    """The daemon of a site. Its fields are ports and settings; it remembers its clocks, and when
+    its queue was made."""
 
     backend: Backend
     store: IngestStore
@@ -90,7 +91,10 @@ class Daemon:
     """Called with the name of each step when it begins."""
     _clocks: tuple[float, float] | None = field(default=None)
     _more: bool = field(default=False)
-    _lost: LostTasks | None = field(default=None)
+    _lost: LostTasks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._lost = LostTasks(self.backend, self.store, self.clock, self.queue_name)
 
     async def poll(self) -> PollReport:
         """Do all that can be done now. What is away hinders only the steps that need it."""
@@ -130,8 +134,6 @@ class Daemon:
         self._clocks = now, monotonic
 
     async def _spawn_groups(self) -> None:
-        if self._lost is None:
-            self._lost = LostTasks(self.backend, self.store, self.clock, self.queue_name)
         await self._lost.forget()
         groups = await asyncio.to_thread(self.store.groups_to_spawn)
         if not groups:

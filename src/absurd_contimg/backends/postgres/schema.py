@@ -33,6 +33,7 @@ ASIDE: LiteralString = "absurd_before_restoration"
 """What a restoration renames the schema to, until it is done."""
 
 IS_ASIDE: LiteralString = f"select pg_catalog.to_regnamespace('{ASIDE}') is not null"
+"""Whether a restoration has begun and has not ended."""
 
 _SQL = absurdctl.BUNDLED_SCHEMA_SQL
 _CREATE = re.compile("^create function", re.MULTILINE)
@@ -77,7 +78,7 @@ def install_schema(url: str) -> str:
 
 
 def _install(connection: Session) -> str:
-    _require_whole_restoration(connection)
+    require_whole_restoration(_is_aside(connection))
     version = _recorded_version(connection)
     if version is None:
         connection.execute(_SQL.encode())
@@ -109,7 +110,7 @@ def check_schema(url: str) -> None:
     with _transaction(url) as connection:
         if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
             raise BackendError(READ_ONLY, "25006")
-        _require_whole_restoration(connection)
+        require_whole_restoration(_is_aside(connection))
         require_version(_recorded_version(connection))
         if procedures := _missing_procedures(connection):
             raise SchemaMissing(
@@ -150,7 +151,7 @@ def require_version(version: str | None) -> None:
         )
 
 
-def require_whole_restoration(is_aside: object) -> None:
+def require_whole_restoration(is_aside: bool) -> None:
     """Raise `SchemaMissing` if `IS_ASIDE` was true: a restoration was killed.
 
     An empty queue is no answer then, and a queue of the backup beside a newer registry is none.
@@ -162,9 +163,8 @@ def require_whole_restoration(is_aside: object) -> None:
         )
 
 
-def _require_whole_restoration(connection: Session) -> None:
-    ((is_aside,),) = connection.execute(IS_ASIDE).fetchall()
-    require_whole_restoration(is_aside)
+def _is_aside(connection: Session) -> bool:
+    return connection.execute(IS_ASIDE).fetchone() == (True,)
 
 
 def _recorded_version(connection: Session) -> str | None:

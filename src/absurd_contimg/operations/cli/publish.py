@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +24,7 @@ from absurd_contimg.operations.cli.app import (
     state,
     with_backend,
 )
+from absurd_contimg.operations.cli.times import utc_of
 from absurd_contimg.operations.console import cell, console, counted, message_line
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
@@ -31,7 +32,6 @@ from absurd_contimg.terminal_tables import KeyedTable
 if TYPE_CHECKING:
     from absurd_contimg.operations.services import RetriedPublication
     from absurd_contimg.registry import Registry
-    from absurd_contimg.science.transits import Transit
     from absurd_contimg.workflows.transits import Choice, TransitFinder, TransitSearch
 
 publish_app = typer.Typer(
@@ -42,7 +42,6 @@ app.add_typer(publish_app, name="publish")
 _CHOICES: Mapping[str, Choice] = {
     "latest": "latest", "earliest": "earliest", "best": "best"
 }  # fmt: skip
-_MJD_EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
 
 
 @publish_app.command("list")
@@ -193,8 +192,8 @@ def transits(
         rows = [
             {
                 **asdict(each),
-                "transit_time": _time(each),
-                "days_ago": (now - _time(each)).total_seconds() / 86_400.0,
+                "transit_time": utc_of(each.transit_mjd),
+                "days_ago": (now - utc_of(each.transit_mjd)).total_seconds() / 86_400.0,
             }
             for each in observed
         ]
@@ -205,9 +204,9 @@ def transits(
         keys=["transit (UTC)", "calibrator", "group"],
     )
     for each in observed:
-        days = (now - _time(each)).total_seconds() / 86_400.0
+        days = (now - utc_of(each.transit_mjd)).total_seconds() / 86_400.0
         table.add_row(
-            f"{_time(each):%Y-%m-%d %H:%M}",
+            f"{utc_of(each.transit_mjd):%Y-%m-%d %H:%M}",
             cell(each.calibrator),
             cell(each.group_id),
             f"{each.beam_response:.2f}",
@@ -255,10 +254,6 @@ def _spawn(
         return await backend.spawn_task(settings.queue_name, name, params, options)
 
     return with_backend(settings, spawn)
-
-
-def _time(transit: Transit) -> datetime:
-    return _MJD_EPOCH + timedelta(days=transit.transit_mjd)
 
 
 @contextmanager
