@@ -64,6 +64,7 @@ OLD_FILES = replace(sites.DATA, newest_file_seconds_ago=1000.0)
 CASES = [
     ("tasks-failed", look(queues=queue(failed_recently=3, last_failed=sites.TASK))),
     ("enqueued-too-long", look(queues=queue(oldest_claimable_seconds=3700.0))),
+    ("queue-paused", look(queues=queue(oldest_claimable_seconds=1000.0, pause=sites.PAUSE))),
     ("queue-blocked", look(queues=queue(problems=("task 1: stuck. contimg cancel 1",)))),
     ("worker-silent", look(services=(replace(sites.WORKER, **SILENT), sites.DAEMON))),
     ("daemon-silent", look(services=(sites.WORKER, replace(sites.DAEMON, **SILENT)))),
@@ -130,7 +131,12 @@ def test_an_alert_that_is_held_says_that_nothing_is_wrong_any_more() -> None:
 
 NO_ALARM = {
     "two failed": look(queues=queue(failed_recently=2)),
-    "paused queue": look(queues=queue(oldest_claimable_seconds=1e5, pause=sites.PAUSE)),
+    "paused queue without work": look(queues=queue(pause=sites.PAUSE)),
+    "work that waited before the pause": look(
+        queues=queue(
+            oldest_claimable_seconds=1e5, pause=replace(sites.PAUSE, since="2026-03-01T11:50:00Z")
+        )
+    ),
     "worker restarted during maintenance": look(
         queues=queue(pause=sites.PAUSE), services=(replace(sites.WORKER, **SILENT), sites.DAEMON)
     ),

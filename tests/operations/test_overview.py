@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from psycopg import AsyncConnection
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.config.alerts import AlertsConfig
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.tasks import TaskRegistry
@@ -129,6 +131,25 @@ async def test_queues_workers_and_waits_of_a_busy_site(
     paused = await read_site(Site("production", backend, None, settings))
     assert "paused by anna" in paused.waiting[0].why
     assert paused.queues[0].pause is not None
+
+
+async def test_work_that_waits_behind_a_forgotten_pause_is_a_problem(
+    backend: Backend, settings: Settings, registry: Database
+) -> None:
+    """Nothing was done for a night after a drain, and all looked well."""
+    await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G1"})
+    QueuePauses(registry).pause(QueuePause(QUEUE, "new disk", "2026-01-29T03:00:00", "anna"))
+    site = Site("production", backend, None, settings)
+    assert not [each for each in (await read_site(site)).problems if "behind a pause" in each]
+    alerts = AlertsConfig(paused_minutes=1e-9)
+    site.settings = replace(
+        settings, pipeline=settings.pipeline.model_copy(update={"alerts": alerts})
+    )
+    problem = next(each for each in (await read_site(site)).problems if "behind a pause" in each)
+    assert problem.startswith(
+        "1 task waiting for 0 s behind a pause: queue dsa110-pipeline is paused"
+    )
+    assert problem.endswith("To go on: contimg queue resume dsa110-pipeline")
 
 
 async def test_a_stage_that_lacked_space_is_named_although_the_disks_look_well(

@@ -70,6 +70,7 @@ def test_thresholds_are_the_defaults_of_our_own_rules() -> None:
     pairs = {
         "ContimgTasksFailed": rules["tasks-failed"].raised,
         "ContimgEnqueuedTooLong": rules["enqueued-too-long"].raised,
+        "ContimgQueuePaused": rules["queue-paused"].raised,
         "ContimgWorkerSilent": rules["worker-silent"].raised,
         "ContimgDaemonSilent": rules["daemon-silent"].raised,
         "ContimgNoNewFiles": round(config.cadences * config.cadence_seconds),

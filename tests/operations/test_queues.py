@@ -75,7 +75,8 @@ def test_operator_pauses_and_resumes_a_queue_and_sees_who_has_paused_it(
     assert "disk is [red]full" in again
     status = contimg("status").stdout
     assert "Nothing is claimed: queue dsa110-pipeline is paused by" in status
-    assert "disk is [red]full" in status
+    assert "disk is [red]full. To go on: contimg " in status
+    assert "queue resume dsa110-pipeline" in status
     (pause,) = json.loads(contimg("status", "--json").stdout)["pauses"]
     assert (pause["queue"], pause["reason"]) == (QUEUE, "disk is [red]full")
     listed = contimg("queue", "list").stdout

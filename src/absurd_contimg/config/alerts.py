@@ -37,6 +37,9 @@ class AlertsConfig(Section):
     """Failed tasks are counted over this time."""
     enqueued_minutes: float = Field(60.0, gt=0)
     """A task that could run waits so long for a worker (predecessor: 60 min, critical)."""
+    paused_minutes: float = Field(15.0, gt=0)
+    """Work that waits for so long behind a pause of its queue is a problem: a pause that was
+    forgotten."""
     silent_seconds: float = Field(180.0, gt=60)
     """A worker or daemon has not been heard of for so long (predecessor: 180 s). They renew their
     record every 15 s; the predecessor's 10 s with a heartbeat every 30 s raised alerts for ever."""

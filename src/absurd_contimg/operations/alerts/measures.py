@@ -85,6 +85,21 @@ def enqueued_seconds(look: Look) -> Iterable[Measured]:
         )
 
 
+def behind_pause_seconds(look: Look) -> Iterable[Measured]:
+    """How long the oldest task of a queue has waited because an operator has paused the queue."""
+    for queue in _queues(look):
+        waited = queue.seconds_behind_pause(_overview(look).at)
+        yield Measured(
+            queue.queue_name,
+            waited,
+            f"Queue {queue.queue_name} is not paused."
+            if queue.pause is None
+            else f"{counted(queue.claimable, 'task')} waiting for {_duration(waited)} behind a "
+            f"pause: {queue.pause}.",
+            f"contimg queue resume {queue.queue_name}",
+        )
+
+
 def blocked(look: Look) -> Iterable[Measured]:
     """Tasks of a queue that are stuck or block it."""
     for queue in _queues(look):

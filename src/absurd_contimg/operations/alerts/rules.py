@@ -92,6 +92,22 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
             needs=_DATABASE,
         ),
         Rule(
+            name="queue-paused",
+            meaning="seconds for which the oldest task that could run has waited because an "
+            "operator has paused or stopped its queue",
+            severity="warning",
+            raised=60.0 * config.paused_minutes,
+            cleared=30.0 * config.paused_minutes,
+            looks=looks,
+            hold_seconds=0.0,
+            source="`alerts.paused_minutes`: a pause that was forgotten, also of `contimg "
+            "emergency drain` or `stop`",
+            remedy="`contimg queue resume NAME`, of all queues `contimg emergency resume`. For a "
+            "longer pause on purpose: `alerts.disabled`.",
+            measure=measures.behind_pause_seconds,
+            needs=_REGISTRY,
+        ),
+        Rule(
             name="queue-blocked",
             meaning="tasks of a queue that are stuck, or that block all others",
             severity="critical",

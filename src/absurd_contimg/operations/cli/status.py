@@ -175,7 +175,9 @@ def _show_batches(stats: QueueStats | None) -> None:
 
 def _show_hindrances(hindrances: Hindrances) -> None:
     for pause in hindrances.pauses:
-        console.print(f"[yellow]Nothing is claimed:[/] {message_line(str(pause))}")
+        resume = state.command(f"queue resume {pause.queue}")
+        text = message_line(f"{pause}. To go on: {resume}")
+        console.print(f"[yellow]Nothing is claimed:[/] {text}", soft_wrap=True)
     if hindrances.problem is not None:
         console.print(f"[yellow]Nothing is claimed:[/] {message_line(hindrances.problem)}")
 

@@ -130,7 +130,8 @@ def obstacles(overview: SiteOverview) -> list[tuple[str, str]]:
     for queue in overview.queues:
         if queue.pause is not None:
             pause = str(queue.pause)
-            rows.append((f"{pause[:1].upper()}{pause[1:]}.", "The page of the queues resumes it."))
+            resume = f"The page of the queues, or: contimg queue resume {queue.queue_name}"
+            rows.append((f"{pause[:1].upper()}{pause[1:]}.", resume))
         rows += [(problem, "") for problem in queue.problems]
     for service in overview.services:
         if service.problem:

@@ -12,11 +12,13 @@ from uuid import UUID
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.records import INFINITY, History, QueueStats, Run, State
 from absurd_contimg.core.task_queries import RecentActivity
+from absurd_contimg.history.durations import duration_text
 from absurd_contimg.history.failures import reason_members
 from absurd_contimg.history.queue_health import QueueProblem, find_problems
 from absurd_contimg.history.stage_tasks import COORDINATOR
 from absurd_contimg.history.timeline import group_in
 from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
+from absurd_contimg.operations.console import counted
 from absurd_contimg.operations.overview.records import QueueOverview, WaitingTask
 from absurd_contimg.operations.overview.services import RunningTask
 from absurd_contimg.registry.queue_pauses import QueuePause
@@ -114,6 +116,18 @@ def queue_overview(
         problems=tuple(map(str, facts.problems)),
         last_failed=activity.last_failed,
     )
+
+
+def forgotten_pauses(
+    queues: Sequence[QueueOverview], now: datetime, seconds_max: float
+) -> list[str]:
+    """The pauses behind which work has waited for so long, each with the command that ends it."""
+    return [
+        f"{counted(queue.claimable, 'task')} waiting for {duration_text(seconds)} behind a pause: "
+        f"{queue.pause}. To go on: contimg queue resume {queue.queue_name}"
+        for queue in queues
+        if (seconds := queue.seconds_behind_pause(now)) >= seconds_max
+    ]
 
 
 def waiting_tasks(queues: Sequence[QueueFacts], context: WaitContext) -> list[WaitingTask]:

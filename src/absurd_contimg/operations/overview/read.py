@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from absurd_contimg.config.alerts import AlertsConfig
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
@@ -24,6 +25,7 @@ from absurd_contimg.operations.overview.calibration_prospects import calibration
 from absurd_contimg.operations.overview.disks import read_disks
 from absurd_contimg.operations.overview.queue_facts import (
     QueueFacts,
+    forgotten_pauses,
     queue_overview,
     read_queue,
     stage_task_states,
@@ -83,16 +85,19 @@ async def read_site_and_context(
         if (explanation := explain_wait(task.history, context)) is not None:
             sentences[task.run.task_id] = explanation.sentence
     rules = rules_of(site)
+    shown = tuple(
+        queue_overview(facts, (registry.pauses or {}).get(facts.queue_name), recent_seconds)
+        for facts in queues
+    )
+    limits = AlertsConfig() if site.settings is None else site.settings.pipeline.alerts
     problems += _site_problems(queues, services)
+    problems += forgotten_pauses(shown, now, 60.0 * limits.paused_minutes)
     shortages = read_shortages(queues, now)
     problems += filter(None, [shortage_problem(shortages)])
     overview = SiteOverview(
         at=now,
         source=site.source,
-        queues=tuple(
-            queue_overview(facts, (registry.pauses or {}).get(facts.queue_name), recent_seconds)
-            for facts in queues
-        ),
+        queues=shown,
         services=tuple(services),
         groups=tuple(group_overviews(registry, rules, sentences, seconds)),
         waiting=tuple(waiting[:WAITING_MAX]),

@@ -44,6 +44,13 @@ class QueueOverview:
     last_failed: UUID | None = None
     """The task that failed last, recently."""
 
+    def seconds_behind_pause(self, now: datetime) -> float:
+        """How long its oldest task has waited because of a pause; 0: none has."""
+        if self.pause is None:
+            return 0.0
+        paused = now.timestamp() - datetime.fromisoformat(self.pause.since).timestamp()
+        return max(min(paused, self.oldest_claimable_seconds or 0.0), 0.0)
+
     @property
     def depth(self) -> int:
         """Tasks that have not ended and do not run: the guide's queue depth."""
