@@ -80,7 +80,7 @@ async def test_figures_count_states_failures_and_durations(backend: Backend) -> 
     assert figures.failures_by_kind == {"transient": 3}
     assert figures.failures_by_rule == {"connection": 3}
     assert {step: len(seconds) for step, seconds in figures.step_seconds.items()} == {"convert": 2}
-    assert figures.lost_starts == 0
+    assert figures.lost_starts == {"failed": 3}
     (latency,) = figures.latency_seconds
     assert latency >= 0
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from io import StringIO
 from pathlib import Path
 
@@ -15,10 +16,12 @@ import pytest
 from rich.console import Console
 
 from absurd_contimg.errors import SettingError
+from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.simulation.campaign.campaign import Campaign
 from absurd_contimg.simulation.campaign.campaigns import run_campaign
 from absurd_contimg.simulation.campaign.faults import TimedFault, shrink
 from absurd_contimg.simulation.campaign.page import FAULT_MEANINGS
+from absurd_contimg.simulation.campaign.report import lost_time_lines
 from absurd_contimg.simulation.campaign.scenario import (
     Scenario,
     ScenarioError,
@@ -80,6 +83,26 @@ def test_report_says_what_a_task_waits_for_until_when_and_what_to_do() -> None:
     assert re.match(says, summary.waiting[0])
     shown = "[waiting: resource (disk-full) /simulated/scratch, until 2026-01-01 00:"
     assert any(shown in line for line in run.trace)
+
+
+def test_lost_time_adds_up_by_cause() -> None:
+    """A lease that a living worker lost counted as a death, and failures were in the sum alone."""
+    run = Campaign(load_scenario("bad_night"), seed=1).run()
+    summary = summarize_run(run, "night")
+    starts = Counter(start.outcome for each in run.histories for start in step_starts(each))
+    assert {cause: loss.starts for cause, loss in summary.losses.items()} == {
+        "died": starts["died"],
+        "lost": starts["lost"],
+        "failed": starts["retry"] + starts["failed"],
+    }
+    assert min(loss.seconds for loss in summary.losses.values()) > 100
+    lost = sum(loss.seconds for loss in summary.losses.values())
+    assert lost == pytest.approx(sum(each.seconds for each in run.lost_stages))
+    assert lost == pytest.approx(summary.lost_share * summary.stage_seconds)
+    died = summary.losses["died"]
+    total, *parts = lost_time_lines([summary, summary])
+    assert total.startswith(f"night: {2 * lost:,.0f} s of {2 * summary.stage_seconds:,.0f} s")
+    assert f"{2 * died.seconds:>11,.0f} s in {2 * died.starts} starts: the worker died" in parts
 
 
 def test_poison_fails_and_everything_else_goes_on() -> None:

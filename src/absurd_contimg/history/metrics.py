@@ -22,8 +22,8 @@ class Metrics:
     """From spawn to completion, of each completed task, ascending."""
     step_seconds: Mapping[str, Sequence[float]]
     """Of each step, how long its finished starts took; adopted ones did no work."""
-    lost_starts: int
-    """Starts that ended with their worker."""
+    lost_starts: Mapping[str, int]
+    """Starts that have ended without a result, by `loss_cause`."""
     failures_by_kind: Mapping[str, int]
     """Failed runs; by name where the kind is not known."""
     failures_by_rule: Mapping[str, int]
@@ -36,7 +36,7 @@ def measure(histories: Iterable[History]) -> Metrics:
     rules: Counter[str] = Counter()
     latencies = []
     seconds: dict[str, list[float]] = defaultdict(list)
-    lost = 0
+    lost: Counter[str] = Counter()
     for history in histories:
         task, end = history.task, ended_at(history)
         states[task.state] += 1
@@ -46,10 +46,27 @@ def measure(histories: Iterable[History]) -> Metrics:
             kinds[failure.kind or failure.name] += 1
             rules[failure.rule or failure.name] += 1
         for start in step_starts(history):
-            lost += start.outcome in ("died", "lost", "poison")
+            if (cause := loss_cause(start.outcome)) is not None:
+                lost[cause] += 1
             if start.outcome == "done" and not start.adopted and start.seconds is not None:
                 seconds[start.step].append(start.seconds)
-    return Metrics(dict(states), sorted(latencies), dict(seconds), lost, dict(kinds), dict(rules))
+    return Metrics(
+        dict(states), sorted(latencies), dict(seconds), dict(lost), dict(kinds), dict(rules)
+    )
+
+
+_LOSS_CAUSES = {"poison": "died", "retry": "failed", "fallback": "failed"}
+"""Of outcomes; others are their own."""
+_NOT_LOST = ("done", "running")
+
+
+def loss_cause(outcome: str) -> str | None:
+    """Why a start with this outcome has no result; None if it has one, or goes on.
+
+    ``died`` (its worker), ``lost`` (the lease, by a worker that lives), ``failed`` (tried again or
+    not), ``waiting`` (for a resource), ``released`` (by a worker that is stopped), ``cancelled``.
+    """
+    return None if outcome in _NOT_LOST else _LOSS_CAUSES.get(outcome, outcome)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

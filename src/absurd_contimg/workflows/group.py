@@ -195,7 +195,7 @@ async def tracked_stage(
         result = await runner.run(
             stage,
             with_fallbacks(context, fallbacks),
-            attempt=attempt_name(ctx, start),
+            attempt=attempt_name(ctx.task_id, start),
             fence=ctx.fence,
         )
         outcome = "was already there" if result.adopted else f"done in {result.seconds:.1f} s"
@@ -205,9 +205,9 @@ async def tracked_stage(
     return await ctx.tracked_step(stage.name, run)
 
 
-def attempt_name(ctx: TaskContext, start: int) -> str:
+def attempt_name(task_id: str, start: int) -> str:
     """The name of one start of a stage in logs, scratch and manifests."""
-    return f"{ctx.task_id[-12:]}-{start}"
+    return f"{task_id[-12:]}-{start}"
 
 
 def saved_result(result: StageResult) -> dict[str, Json]:

@@ -91,7 +91,7 @@ class HybridWorkflow:
             try:
                 result = await orchestrator.run(
                     with_fallbacks(context, fallbacks),
-                    attempt=attempt_name(ctx, start),
+                    attempt=attempt_name(ctx.task_id, start),
                     fence=ctx.fence,
                 )
             except NoCalibrationError:

@@ -21,6 +21,7 @@ from absurd_contimg.execution.fallback import with_fallbacks
 from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.products.outputs import from_json
+from absurd_contimg.workflows.group import attempt_name
 from absurd_contimg.workflows.task_paths import catalogue_here
 from absurd_contimg.workflows.versions import version_headers
 
@@ -94,7 +95,7 @@ class PhotometryWorkflow:
             result = await self.runner.run(
                 self.stage,
                 with_fallbacks(context, ctx.fallbacks),
-                attempt=f"{ctx.task_id[-12:]}-{start}",
+                attempt=attempt_name(ctx.task_id, start),
                 fence=ctx.fence,
             )
             outcome = "was already there" if result.adopted else f"done in {result.seconds:.1f} s"

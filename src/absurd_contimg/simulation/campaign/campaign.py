@@ -25,6 +25,7 @@ from absurd_contimg.simulation.campaign.stream import (
 from absurd_contimg.simulation.campaign.telescope import SUB_BANDS_MIN, draw_observations
 from absurd_contimg.simulation.model.disk import ROOT, Disk
 from absurd_contimg.simulation.model.effect_gateway import EffectGateway
+from absurd_contimg.simulation.model.executor import LostStage
 from absurd_contimg.simulation.model.faults import FaultKind, TimedFault
 from absurd_contimg.simulation.model.hosts import DiskChannel, Host, Queue
 from absurd_contimg.simulation.model.simulated_config import SIMULATED_CONFIG
@@ -68,7 +69,7 @@ class Run:
     """Of these, the ones that hit work under way."""
     trace: Sequence[str]
     stage_seconds: float
-    stage_seconds_lost: float
+    lost_stages: Sequence[LostStage]
     ended_at_seconds: float
     groups_rejected: int
     callbacks: int
@@ -297,7 +298,7 @@ class Campaign:
             self._effective,
             self.trace.text(),
             world.watch.seconds_used,
-            world.watch.seconds_lost,
+            tuple(world.watch.lost),
             world.kernel.now,
             len(too_few),
             world.kernel.callbacks_run,

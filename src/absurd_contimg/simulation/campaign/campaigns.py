@@ -18,7 +18,7 @@ from absurd_contimg.history.timeline import group_of
 from absurd_contimg.simulation.campaign.campaign import Campaign, Run
 from absurd_contimg.simulation.campaign.faults import check_faults, draw_faults, shrink
 from absurd_contimg.simulation.campaign.page import html_of
-from absurd_contimg.simulation.campaign.report import json_of, table_of
+from absurd_contimg.simulation.campaign.report import json_of, lost_time_lines, table_of
 from absurd_contimg.simulation.campaign.scenario import Scenario, ScenarioError, load_scenario
 from absurd_contimg.simulation.campaign.stored_runs import store_runs
 from absurd_contimg.simulation.campaign.summary import RunSummary, summarize_run
@@ -99,6 +99,7 @@ def run_campaign(
                 replays.append(_replay_text(command, run, costs))
             progress.advance(bar)
     shown.print(table_of(summaries))
+    _print_lines(shown, lost_time_lines(summaries))
     for summary in summaries:
         lines = [f"{summary.label}, seed {summary.seed}: {line}" for line in summary.waiting]
         _print_lines(shown, lines[:_WAITING_SHOWN])

@@ -12,6 +12,7 @@ from absurd_contimg.history.metrics import measure
 from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.plotting import plain_text, plotting_libraries
 from absurd_contimg.simulation.campaign.campaign import Run
+from absurd_contimg.simulation.campaign.lost_time import LOSS_MEANINGS
 from absurd_contimg.simulation.campaign.summary import RunSummary, backlog
 from absurd_contimg.simulation.model.world import EPOCH
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
@@ -123,7 +124,14 @@ def _header(name: str, about: str, summaries: Sequence[RunSummary], n_earlier: i
 _COLUMNS = (
     *("viola-<br>tions", "groups", "com-<br>pleted", "failed", "not<br>ended"),
     *("completed<br>per hour", "median<br>min", "95&nbsp;%<br>min", "longest<br>min"),
-    *("backlog,<br>at end", "workers<br>busy", "time<br>lost", "stages<br>died", "faults"),
+    *(
+        "backlog,<br>at end",
+        "workers<br>busy",
+        "time<br>lost",
+        "workers<br>died",
+        "leases<br>lost",
+        "faults",
+    ),
 )
 
 
@@ -134,8 +142,8 @@ def _table(summaries: Sequence[RunSummary]) -> str:
         f"<section><h2>Runs</h2><div class='scroll'><table class='wide'><tr>{heads}</tr>{rows}"
         "</table></div><p class='note'>Minutes are from spawn to completion. The backlog is of "
         "groups that are spawned and not ended, at most and at the end. Stage time is lost where "
-        "it ends without a product; stages died with their worker. Faults: those that hit "
-        "work under way, of all that were injected.</p></section>"
+        "it ends without a product; workers died, or lost the lease and lived, in so many starts. "
+        "Faults: those that hit work under way, of all that were injected.</p></section>"
     )
 
 
@@ -146,7 +154,8 @@ def _row(summary: RunSummary) -> str:
         *(summary.failed, summary.unfinished, f"{summary.throughput_per_hour:.1f}"),
         *map(_minutes, (summary.latency_p50, summary.latency_p95, summary.latency_max)),
         *(f"{summary.backlog_max}, {summary.backlog_end}", f"{summary.utilisation:.0%}"),
-        *(f"{summary.lost_share:.1%}", summary.recoveries, f"{effective} of {injected}"),
+        *(f"{summary.lost_share:.1%}", *map(summary.lost_starts, ("died", "lost"))),
+        f"{effective} of {injected}",
     )
     numbers = "".join(f"<td class='n'>{cell}</td>" for cell in cells)
     return f"<tr><td>{html.escape(summary.label)}</td>{numbers}</tr>"
@@ -189,8 +198,17 @@ def _counts(summary: RunSummary) -> Iterator[str]:
         kind: f"{summary.effective.get(kind, 0)} of {number}"
         for kind, number in summary.injected.items()
     }
+    losses = {
+        cause: f"{loss.starts:,} starts, {loss.seconds:,.0f} s"
+        for cause, loss in summary.losses.items()
+    }
+    lost = sum(loss.seconds for loss in summary.losses.values())
     tables: tuple[tuple[str, Mapping[str, object], Mapping[str, str]], ...] = (
         ("Faults that hit work under way, of those injected", faults, FAULT_MEANINGS),
+        (
+            f"Stages without a product, by cause: {lost:,.0f} s of {summary.stage_seconds:,.0f} s",
+            *(losses, LOSS_MEANINGS),
+        ),
         ("Failed attempts of tasks, by kind", summary.failures, _KIND_MEANINGS),
         ("Stages that waited for a resource, by rule", summary.resource_waits, _advice()),
     )

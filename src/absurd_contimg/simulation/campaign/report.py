@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from absurd_contimg.simulation.campaign.lost_time import LOSS_MEANINGS, sum_of_losses
 from absurd_contimg.simulation.campaign.summary import RunSummary
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -15,12 +16,12 @@ def table_of(summaries: Sequence[RunSummary]) -> KeyedTable:
     caption = (
         "viol: violations of invariants. per h: completed an hour. p50, p95: minutes from spawn "
         "to end. queue: groups there at most, and at the end. lost: stage time without a product. "
-        "died: stages that ended with their worker. faults: those that hit work under way, of all."
+        "faults: those that hit work under way, of all."
     )
     table = KeyedTable(title="Simulated campaign", caption=caption, padding=(0, 1, 0, 0))
     table.add_column("run", min_width=10)
     names = ("seed", "viol", "done", "fail", "left", "per h", "p50", "p95", "queue")
-    for name in (*names, "busy", "lost", "died", "faults"):
+    for name in (*names, "busy", "lost", "faults"):
         table.add_column(name, justify="right")
     for summary in summaries:
         table.add_row(
@@ -36,10 +37,31 @@ def table_of(summaries: Sequence[RunSummary]) -> KeyedTable:
             f"{summary.backlog_max}/{summary.backlog_end}",
             f"{summary.utilisation:.0%}",
             f"{summary.lost_share:.1%}",
-            str(summary.recoveries),
             f"{sum(summary.effective.values())}/{sum(summary.injected.values())}",
         )
     return table
+
+
+def lost_time_lines(summaries: Sequence[RunSummary]) -> list[str]:
+    """Of the runs of each label: the stage time without a product, and its parts by cause."""
+    lines = []
+    for label in dict.fromkeys(summary.label for summary in summaries):
+        runs = [summary for summary in summaries if summary.label == label]
+        used = sum(run.stage_seconds for run in runs)
+        losses = sum_of_losses([run.losses for run in runs])
+        lost = sum(loss.seconds for loss in losses.values())
+        if not losses:
+            continue
+        lines.append(
+            f"{label}: {lost:,.0f} s of {used:,.0f} s of stages ended without a product "
+            f"({lost / used if used else 0.0:.1%}):"
+        )
+        for cause, loss in losses.items():
+            starts = "1 start" if loss.starts == 1 else f"{loss.starts:,} starts"
+            lines.append(
+                f"  {loss.seconds:>9,.0f} s in {starts}: {LOSS_MEANINGS.get(cause, cause)}"
+            )
+    return lines
 
 
 def json_of(summaries: Sequence[RunSummary]) -> str:

@@ -13,6 +13,7 @@ from absurd_contimg.history.metrics import measure, percentile
 from absurd_contimg.history.summary import TaskSummary, ended_at, summarize
 from absurd_contimg.simulation.campaign.campaign import Run
 from absurd_contimg.simulation.campaign.faults import DAY_SECONDS
+from absurd_contimg.simulation.campaign.lost_time import Loss, losses_of
 from absurd_contimg.simulation.model.world import EPOCH
 
 _BACKLOG_POINTS = 200
@@ -41,10 +42,11 @@ class RunSummary:
     """See `backlog_gone_after`."""
     utilisation: float
     """Share of all workers' time in which a stage ran."""
+    stage_seconds: float
     lost_share: float
     """Share of stage time that ended without a product."""
-    recoveries: int
-    """Starts of stages that ended with their worker."""
+    losses: Mapping[str, Loss]
+    """Starts of stages without a product and the time in them, by cause: see `LOSS_MEANINGS`."""
     failures: Mapping[str, int]
     """Failed runs by kind."""
     resource_waits: Mapping[str, int]
@@ -55,6 +57,10 @@ class RunSummary:
     effective: Mapping[str, int]
     violations: tuple[str, ...]
     digest: str
+
+    def lost_starts(self, cause: str) -> int:
+        """How many starts of stages ended by this cause."""
+        return self.losses[cause].starts if cause in self.losses else 0
 
 
 def summarize_run(run: Run, label: str) -> RunSummary:
@@ -67,6 +73,7 @@ def summarize_run(run: Run, label: str) -> RunSummary:
     in_time = sum(end <= seconds for end in _ends(completions))
     worker_seconds = run.scenario.workers.count * run.ended_at_seconds
     tasks = [summarize(history) for history in run.histories]
+    losses = losses_of(run)
     waits = Counter(
         str(start.noted.rule)
         for task in tasks
@@ -89,8 +96,9 @@ def summarize_run(run: Run, label: str) -> RunSummary:
         backlog_end=points[-1][1],
         backlog_gone_after=backlog_gone_after(run),
         utilisation=run.stage_seconds / worker_seconds,
-        lost_share=run.stage_seconds_lost / run.stage_seconds if run.stage_seconds else 0.0,
-        recoveries=metrics.lost_starts,
+        stage_seconds=run.stage_seconds,
+        lost_share=_sum(losses) / run.stage_seconds if run.stage_seconds else 0.0,
+        losses=losses,
         failures=dict(sorted(metrics.failures_by_kind.items())),
         resource_waits=dict(sorted(waits.items())),
         waiting=tuple(_waiting_lines(tasks)),
@@ -99,6 +107,10 @@ def summarize_run(run: Run, label: str) -> RunSummary:
         violations=tuple(map(str, run.violations)),
         digest=run.digest,
     )
+
+
+def _sum(losses: Mapping[str, Loss]) -> float:
+    return sum(loss.seconds for loss in losses.values())
 
 
 def _waiting_lines(tasks: Iterable[TaskSummary]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from typing_extensions import override
 
@@ -120,6 +121,15 @@ def simulated(stage: PipelineStage) -> type[SimulatedStage]:
     return type(f"Simulated{type(stage).__name__}", (SimulatedStage,), contract)
 
 
+class LostStage(NamedTuple):
+    """Stage time that ended without a product."""
+
+    attempt: str
+    """As in the request: which start of which task."""
+    stage: str
+    seconds: float
+
+
 @dataclass(slots=True)
 class StageWatch:
     """The stages that run now in a world, and what was observed of earlier ones."""
@@ -129,8 +139,12 @@ class StageWatch:
     overlaps: list[str] = field(default_factory=list)
     """Where two processes worked on one stage of one group at a time."""
     seconds_used: float = 0.0
-    seconds_lost: float = 0.0
-    """Of stage time that ended without a product."""
+    lost: list[LostStage] = field(default_factory=list)
+
+    @property
+    def seconds_lost(self) -> float:
+        """Of stage time that ended without a product."""
+        return sum(each.seconds for each in self.lost)
 
 
 @dataclass(eq=False)
@@ -162,7 +176,8 @@ class ObservedStage:
         seconds = self._process.kernel.now - self._started_at
         self._watch.seconds_used += seconds
         if not self.useful:
-            self._watch.seconds_lost += seconds
+            attempt, (_, stage) = self._request.attempt, self._stage
+            self._watch.lost.append(LostStage(attempt, stage, seconds))
 
     def _compare(self, other: ObservedStage) -> None:
         """Note the time in which both worked."""
