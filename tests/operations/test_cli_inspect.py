@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
@@ -117,7 +118,7 @@ def test_status_as_json_has_leases_workers_and_failures(
     assert shown["queue"]["tasks_by_state"]["failed"] == 1
     text = contimg("status").stdout
     assert "Workers of the pipeline alive on this host: none" in text
-    assert "Leases on these tasks are held by: worker-1 (1 run)" in text
+    assert "Leases are held by: worker-1 (1 run)" in text
     assert "worker worker-1, not alive on this host, since 2026: disk full" in text
     assert "lease 5" in text or "lease 60" in text
     history = json.loads(contimg("history", "G1", "--json").stdout)
@@ -252,6 +253,22 @@ def test_a_worker_that_hangs_is_not_simply_alive(
     assert (
         "Workers of the pipeline alive on this host: worker-1 (silent for 5 min: it hangs)" in text
     )
+
+
+def test_workers_of_other_programs_are_named(contimg: Contimg, database_url: str) -> None:
+    """Said: no workers, while one of absurd-sdk did a task after the other, and held an old one."""
+
+    async def claim(backend: PostgresBackend) -> None:
+        for number in range(3):
+            await backend.spawn_task(QUEUE, "other", {"number": number})
+        await backend.claim_task(QUEUE, "sdk-1", 60)
+        (done,) = await backend.claim_task(QUEUE, "sdk-2", 60)
+        await backend.complete_run(QUEUE, done.run_id, {})
+
+    on_queue(database_url, claim)
+    text = contimg("status", "--limit", "2").stdout
+    assert "Leases are held by: sdk-1 (1 run)" in text
+    assert re.search(r"other programs at these tasks: sdk-2 \(last claim \d+ s ago\)", text)
 
 
 def test_retry_of_a_group_is_that_of_all_its_tasks_that_have_failed(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -21,14 +23,22 @@ from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.execution.disk_usage import disk_usage
-from absurd_contimg.execution.host_scratch import host_name
-from absurd_contimg.operations.overview import Site, read_site
+from absurd_contimg.execution.host_scratch import host_name, host_scratch
+from absurd_contimg.execution.scratch import ScratchOwner
+from absurd_contimg.history.wait_explanation import explain_wait
+from absurd_contimg.operations.overview import Site, read_context, read_site
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.disk_samples import DiskSample, store_samples
 from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.ingestion_records import FileSighting
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
-from absurd_contimg.registry.service_records import ServiceKind, ServiceRecord, store_service
+from absurd_contimg.registry.service_records import (
+    ServiceKind,
+    ServiceRecord,
+    forget_services,
+    list_services,
+    store_service,
+)
 from absurd_contimg.settings import Settings, load_settings
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
@@ -133,6 +143,61 @@ async def test_queues_workers_and_waits_of_a_busy_site(
     assert paused.queues[0].pause is not None
 
 
+async def test_a_worker_whose_process_is_gone_is_dead_at_once(
+    backend: Backend, settings: Settings, registry: Database
+) -> None:
+    """It looked alive for a minute after it was killed; one in another container does not."""
+    now = await backend.current_time()
+    process = await asyncio.create_subprocess_exec("true")
+    await process.wait()
+    gone = process.pid
+    here = {"host": host_name(), "pid": gone}
+    await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G1"})
+    (held,) = await backend.claim_task(QUEUE, "w1@a", 600)
+    store_service(registry, record("w1@a", now, **here))
+    store_service(registry, record("w2@a", now, **here))
+    store_service(registry, record("w3@a", now, **{**here, "pid": os.getpid()}))
+    store_service(registry, record("mosaic", now, kind=ServiceKind.DAEMON, **here))
+    scratch = host_scratch(settings.pipeline.paths.scratch_dir)
+    with ScratchOwner(scratch, "w2"):
+        overview = await read_site(Site("production", backend, None, settings))
+    states = {each.name: (each.state, each.is_gone, each.health) for each in overview.services}
+    assert states == {
+        "mosaic": ("running", False, "ok"),
+        "w1@a": ("silent", True, "failure"),
+        "w2@a": ("running", False, "ok"),
+        "w3@a": ("running", False, "ok"),
+    }
+    (dead,) = [each for each in overview.services if each.is_gone]
+    assert f"is dead: its process {gone} is gone. Start it again: contimg worker" in dead.problem
+    task = (await backend.histories(QUEUE, [held.task_id]))[0]
+    explanation = explain_wait(task, await read_context(Site("", backend, None, settings)))
+    assert explanation is not None
+    assert "w1@a on" in explanation.sentence
+    assert "whose process is gone; its lease ends in" in explanation.sentence
+
+
+async def test_the_warning_of_a_worker_that_is_gone_for_good_ends(
+    backend: Backend, settings: Settings, registry: Database
+) -> None:
+    """After a day, but not while it holds a lease; of the only daemon it stays."""
+    now = await backend.current_time()
+    seconds = now.timestamp()
+    await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G1"})
+    await backend.claim_task(QUEUE, "w1@a", 600)
+    for name, hours in (("w1@a", 25), ("w2@a", 25), ("w3@a", 23)):
+        store_service(registry, record(name, now, seen_at=seconds - 3600 * hours))
+    for name, hours in (("old", 30), ("new", 29)):
+        daemon = {"kind": ServiceKind.DAEMON, "seen_at": seconds - 3600 * hours}
+        store_service(registry, record(name, now, **daemon))
+    overview = await read_site(Site("production", backend, None, settings))
+    assert [each.name for each in overview.services] == ["new", "w1@a", "w3@a"]
+    assert "this ends 24 h after its last sign" in overview.services[2].problem
+    assert "this ends" not in overview.services[0].problem
+    assert forget_services(registry, seconds) == 3
+    assert [each.name for each in list_services(registry)] == ["new", "old"]
+
+
 async def test_work_that_waits_behind_a_forgotten_pause_is_a_problem(
     backend: Backend, settings: Settings, registry: Database
 ) -> None:
@@ -147,7 +212,10 @@ async def test_work_that_waits_behind_a_forgotten_pause_is_a_problem(
     )
     problem = next(each for each in (await read_site(site)).problems if "behind a pause" in each)
     assert problem.startswith(
-        "1 task waiting for 0 s behind a pause: queue dsa110-pipeline is paused"
+        (
+            "1 task waiting for 0 s behind a pause: queue dsa110-pipeline is",
+            "1 task waiting for 1 s",
+        )
     )
     assert problem.endswith("To go on: contimg queue resume dsa110-pipeline")
 

@@ -43,6 +43,8 @@ class WorkerFact:
     """Why it claims nothing, such as a full disk; empty if it does."""
     tasks: int = 0
     """How many it runs."""
+    is_dead: bool = False
+    """Its process is known to be gone."""
 
     def serves(self, queue_name: str) -> bool:
         """Whether it claims from this queue."""
@@ -162,6 +164,14 @@ def _explain_running(history: History, run: Run, context: WaitContext) -> WaitEx
             _start_advice(history.queue_name, context),
         )
     if worker is not None and worker.silent_seconds is not None:
+        if worker.is_dead:
+            return WaitExplanation(
+                f"{doing}, whose process is gone; its lease ends in {duration_text(left)}, then "
+                + _next_poll(history.queue_name, context),
+                "silent-worker",
+                ends,
+                _start_advice(history.queue_name, context),
+            )
         return WaitExplanation(
             f"{doing}, which was not heard of for {duration_text(worker.silent_seconds)}; if it is "
             f"dead, its lease ends in {duration_text(left)} and another worker goes on",
@@ -321,7 +331,9 @@ def _explain_by_workers(
     """`serving` are the workers of the queue, living and silent."""
     living = [worker for worker in serving if worker.silent_seconds is None]
     if not living:
-        silent = ", ".join(f"{each} is silent" for each in serving[:3])
+        silent = ", ".join(
+            f"{each} is {'dead' if each.is_dead else 'silent'}" for each in serving[:3]
+        )
         text = f"{begin}, but no worker of queue {queue} lives" + (f": {silent}" if silent else "")
         return WaitExplanation(text, "no-worker", None, start_advice)
     ready = [worker for worker in living if not worker.problem]

@@ -98,8 +98,12 @@ def list_services(database: Database) -> list[ServiceRecord]:
 
 
 def forget_services(database: Database, seen_before: float) -> int:
-    """Remove the records of processes that were not heard of since; how many went."""
-    query = delete(ServiceRow).where(ServiceRow.seen_at < seen_before).returning(ServiceRow.name)
+    """Remove the records of processes that were not heard of since; how many went.
+
+    Those of daemons stay: that a site has none any more is worth a warning.
+    """
+    old = (ServiceRow.seen_at < seen_before) & (ServiceRow.kind != ServiceKind.DAEMON)
+    query = delete(ServiceRow).where(old).returning(ServiceRow.name)
     with database.writing() as session:
         return len(session.execute(query).all())
 

@@ -124,11 +124,15 @@ def silent_seconds(look: Look, kind: Literal["worker", "daemon"]) -> Iterable[Me
                 None if maintenance else _silence(service),
                 f"The {kind} {service.name} on {service.host} was heard of "
                 f"{_duration(service.seen_seconds_ago or 0.0)} ago"
-                + (f" and is {service.state}." if service.state != "running" else "."),
+                + (" and is dead." if service.is_gone else _state(service)),
                 f"systemctl status '{_unit(service)}' on {service.host}; without systemd look "
                 "there whether its process lives",
                 held,
             )
+
+
+def _state(service: ServiceOverview) -> str:
+    return "." if service.state == "running" else f" and is {service.state}."
 
 
 def _silence(service: ServiceOverview) -> float | None:

@@ -9,6 +9,7 @@ from absurd_contimg.errors import SettingError
 from absurd_contimg.history.stage_figures import SAMPLE_MIN
 from absurd_contimg.operations.alerts import measures
 from absurd_contimg.operations.alerts.records import Dependency, Rule
+from absurd_contimg.operations.overview import FORGOTTEN_HOURS
 from absurd_contimg.similar_names import did_you_mean
 
 _DATABASE: frozenset[Dependency] = frozenset({"database"})
@@ -130,9 +131,8 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
             looks=looks,
             hold_seconds=hold,
             source="`alerts.silent_seconds` (predecessor: 180 s)",
-            remedy="`systemctl status` on its host. Its task is taken up by another worker. The "
-            "alert of a worker that is gone for good ends with its record, which maintenance "
-            "forgets.",
+            remedy="`systemctl status` on its host. Its task is taken up by another worker. Of "
+            f"a worker that is gone for good it ends {FORGOTTEN_HOURS:g} h after its last sign.",
             measure=partial(measures.silent_seconds, kind="worker"),
             needs=_REGISTRY,
         ),

@@ -9,13 +9,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
 from absurd_contimg.core.backend import Inspection
-from absurd_contimg.core.records import LIVE_STATES, History, QueueStats
+from absurd_contimg.core.records import LIVE_STATES, History, QueueStats, Run
 from absurd_contimg.execution.host_scratch import host_name, host_scratch
 from absurd_contimg.execution.scratch import living_owners, safe_name
 from absurd_contimg.history.durations import duration_text
@@ -33,12 +34,18 @@ if TYPE_CHECKING:
     from absurd_contimg.operations.services import Hindrances
 
 
+_RUNNING_MAX = 200
+_RECENT_CLAIM_SECONDS = 600.0
+"""A worker of another program writes no record: one that claimed within this time may live."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Queue:
     """What is read of the queue and the site."""
 
     stats: QueueStats
     histories: Sequence[History]
+    running: Sequence[Run]
     superseded: frozenset[UUID]
     """Failed tasks whose group has a later one."""
     context: WaitContext
@@ -72,7 +79,10 @@ def status(
         batches = None
         if (beside := reprocessing_queue(settings.queue_name)) in await backend.list_queues():
             batches = await backend.queue_stats(beside)
-        return _Queue(stats, histories, superseded, context, groups, batches)
+        running = await backend.list_runs(
+            settings.queue_name, states=["running"], limit=_RUNNING_MAX
+        )
+        return _Queue(stats, histories, running, superseded, context, groups, batches)
 
     queue = shared.with_inspection(settings, from_file, read)
     summaries, now = list(map(summarize, queue.histories)), queue.context.now
@@ -148,18 +158,39 @@ def _show_queue(queue: _Queue) -> None:
 
 
 def _show_leases(queue: _Queue) -> None:
-    """Who works on the tasks that are shown: also workers that are not the pipeline's own."""
+    """Who works: also on tasks that are not shown, and workers that are not the pipeline's own."""
+    now = queue.context.now
     held = Counter(
         str(run.claimed_by)
-        for history in queue.histories
-        for run in history.runs
-        if run.state == "running"
-        and run.claim_expires_at is not None
-        and run.claim_expires_at > queue.context.now
+        for run in queue.running
+        if run.claim_expires_at is not None and run.claim_expires_at > now
     )
     if held:
         names = ", ".join(f"{cell(name)} ({counted(n, 'run')})" for name, n in held.items())
-        console.print(f"Leases on these tasks are held by: {names}")
+        console.print(f"Leases are held by: {names}")
+    others = _other_programs(queue)
+    if others:
+        names = ", ".join(
+            f"{cell(name)} (last claim {duration_text((now - at).total_seconds())} ago)"
+            for name, at in others.items()
+        )
+        console.print(f"Workers of other programs at these tasks: {names}")
+
+
+def _other_programs(queue: _Queue) -> Mapping[str, datetime]:
+    """Workers without a name of the pipeline's, and when each claimed last, if that is recent."""
+    from absurd_contimg.operations.services import given_worker_id
+
+    last: dict[str, datetime] = {}
+    for history in queue.histories:
+        for run in history.runs:
+            name = run.claimed_by
+            if name is None or run.started_at is None or given_worker_id(name):
+                continue
+            last[name] = max(last.get(name, run.started_at), run.started_at)
+    since = queue.context.now - timedelta(seconds=_RECENT_CLAIM_SECONDS)
+    own = {each.name for each in queue.context.workers or () if each.host is not None}
+    return {name: at for name, at in last.items() if at >= since and name not in own}
 
 
 def _show_batches(stats: QueueStats | None) -> None:

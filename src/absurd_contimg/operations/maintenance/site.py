@@ -35,7 +35,7 @@ from absurd_contimg.operations.maintenance.retention import (
 from absurd_contimg.products.removal import unfinished_removals
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.models import Product
-from absurd_contimg.registry.service_records import list_services
+from absurd_contimg.registry.service_records import forget_services, list_services
 from absurd_contimg.settings import Settings
 
 ARCHIVE = "archive"
@@ -115,6 +115,8 @@ async def run_site(
     )
     raw = await asyncio.to_thread(_raw_files, settings, registry, needs, now) if raw_files else ()
     logs = await asyncio.to_thread(old_logs, paths.state_dir, config.logs_days, needs, now)
+    seen_before = (now - timedelta(days=IDLE_DAYS_MAX)).timestamp()
+    await asyncio.to_thread(forget_services, registry.database, seen_before)
     return SiteReport(
         products=products,
         raw_files=await asyncio.to_thread(remove_raw_files, registry, raw, now),

@@ -20,9 +20,11 @@ from absurd_contimg.operations.overview.records import (
     SiteOverview,
     WaitingTask,
 )
+from absurd_contimg.operations.overview.services import FORGOTTEN_HOURS
 from absurd_contimg.operations.overview.site import Site, open_site, production_site
 
 __all__ = [
+    "FORGOTTEN_HOURS",
     "RECENT_SECONDS",
     "DataOverview",
     "DiskOverview",

@@ -23,6 +23,7 @@ from absurd_contimg.history.wait_explanation import (
 from absurd_contimg.operations.console import counted
 from absurd_contimg.operations.overview.calibration_prospects import calibration_prospects
 from absurd_contimg.operations.overview.disks import read_disks
+from absurd_contimg.operations.overview.local_processes import gone_services
 from absurd_contimg.operations.overview.queue_facts import (
     QueueFacts,
     forgotten_pauses,
@@ -77,7 +78,8 @@ async def read_site_and_context(
         problems.append(registry.problem)
     disks = await in_thread(read_disks, registry.samples, site.settings, seconds)
     running = [task for facts in queues for task in facts.running]
-    services = read_services(registry.services, running, now)
+    gone = await in_thread(gone_services, registry.services, site.settings, seconds)
+    services = read_services(registry.services, running, now, gone)
     context = wait_context(site, now, queues, registry, services)
     waiting = waiting_tasks(queues, context)
     sentences = {task.task_id: task.why for task in waiting}
@@ -118,10 +120,12 @@ async def read_context(site: Site) -> WaitContext:
 async def read_context_and_groups(site: Site) -> tuple[WaitContext, list[GroupOverview]]:
     """`read_context`, and the groups that have no task yet: what each waits for."""
     now, queues = await _read_queues(site, None, DATABASE_SECONDS, [])
-    registry = await in_thread(read_registry, site, now.timestamp())
+    seconds = now.timestamp()
+    registry = await in_thread(read_registry, site, seconds)
     running = [task for facts in queues for task in facts.running]
-    services = read_services(registry.services, running, now)
-    groups = group_overviews(registry, rules_of(site), {}, now.timestamp())
+    gone = await in_thread(gone_services, registry.services, site.settings, seconds)
+    services = read_services(registry.services, running, now, gone)
+    groups = group_overviews(registry, rules_of(site), {}, seconds)
     waiting = [group for group in groups if group.kind == "group" and group.task_id is None]
     return wait_context(site, now, queues, registry, services), waiting
 

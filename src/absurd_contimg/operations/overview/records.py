@@ -95,6 +95,8 @@ class ServiceOverview:
     memory_bytes: float | None
     clock_offset_seconds: float | None
     version: str | None
+    is_gone: bool = False
+    """Of this host, and its process is no more: it was killed."""
 
 
 @dataclass(frozen=True, slots=True)

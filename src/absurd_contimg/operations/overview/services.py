@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 from absurd_contimg.core.records import INFINITY, History, Run
+from absurd_contimg.history.durations import duration_text
 from absurd_contimg.history.timeline import group_in, step_starts
 from absurd_contimg.history.wait_explanation import WorkerFact
 from absurd_contimg.operations.overview.records import Health, RunningStep, ServiceOverview
 from absurd_contimg.operations.services import given_worker_id
 from absurd_contimg.registry.service_records import CLOCK_OFFSET_SECONDS_MAX, ServiceRecord
+
+FORGOTTEN_HOURS = 24.0
+"""A process that was not heard of for so long, and holds nothing, is gone for good: no warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +44,16 @@ class RunningTask:
 
 
 def read_services(
-    records: Sequence[ServiceRecord], running: Sequence[RunningTask], now: datetime
+    records: Sequence[ServiceRecord],
+    running: Sequence[RunningTask],
+    now: datetime,
+    gone: Collection[ServiceRecord] = (),
 ) -> list[ServiceOverview]:
-    """All processes, by kind and name. A worker may be known only from a lease that it holds."""
+    """All processes, by kind and name. A worker may be known only from a lease that it holds.
+
+    Those of `gone` are known to have died. One that was not heard of for `FORGOTTEN_HOURS` and
+    holds no lease is left out, but for the last daemon: without any, nothing new is processed.
+    """
     leases: dict[str, list[RunningStep]] = {}
     for task in running:
         leases.setdefault(task.run.claimed_by or "", []).append(task.step(now))
@@ -50,9 +61,18 @@ def read_services(
     for record in records:
         names = [record.name] if record.kind == "worker" else []
         held = [step for name in _claim_names(names, leases) for step in leases.pop(name)]
-        services.append(_of_record(record, held, now))
+        if held or not _is_forgotten(record, records, now):
+            services.append(_of_record(record, held, now, is_gone=record in gone))
     services += [_of_leases(name, held) for name, held in leases.items()]
     return sorted(services, key=lambda service: (service.kind, service.name))
+
+
+def _is_forgotten(record: ServiceRecord, records: Sequence[ServiceRecord], now: datetime) -> bool:
+    if now.timestamp() - record.seen_at < 3600.0 * FORGOTTEN_HOURS:
+        return False
+    return record.kind != "daemon" or any(
+        other.kind == "daemon" and other.seen_at > record.seen_at for other in records
+    )
 
 
 def _claim_names(names: Sequence[str], leases: Mapping[str, object]) -> list[str]:
@@ -61,15 +81,18 @@ def _claim_names(names: Sequence[str], leases: Mapping[str, object]) -> list[str
 
 
 def _of_record(
-    record: ServiceRecord, held: Sequence[RunningStep], now: datetime
+    record: ServiceRecord, held: Sequence[RunningStep], now: datetime, *, is_gone: bool
 ) -> ServiceOverview:
     seconds = max(now.timestamp() - record.seen_at, 0.0)
-    is_silent = record.is_silent(now.timestamp())
+    is_silent = is_gone or record.is_silent(now.timestamp())
     stopped = record.stopped_at is not None
     state: Literal["running", "silent", "stopped"] = (
         "stopped" if stopped else "silent" if is_silent else "running"
     )
-    health, problem = _judge(record, state, held, seconds)
+    if is_gone:
+        health, problem = _judge_gone(record, held)
+    else:
+        health, problem = _judge(record, state, held, seconds)
     return ServiceOverview(
         kind=record.kind.value,
         name=record.name,
@@ -84,6 +107,33 @@ def _of_record(
         memory_bytes=record.memory_bytes,
         clock_offset_seconds=record.clock_offset_seconds,
         version=record.version,
+        is_gone=is_gone,
+    )
+
+
+def _judge_gone(record: ServiceRecord, held: Sequence[RunningStep]) -> tuple[Health, str]:
+    service = {"worker": "absurd-worker@*", "daemon": "mosaic-daemon"}.get(
+        record.kind, f"contimg-{record.kind}"
+    )
+    text = (
+        f"The {record.kind} {record.name} on {record.host} is dead: its process {record.pid} is "
+        f"gone. Start it again: contimg {record.kind} (as a service: systemctl restart "
+        f"'dsa110-{service}')."
+    )
+    if held:
+        text += " Another worker takes up what it ran when its lease is over."
+    return "failure" if record.kind == "daemon" or held else "warning", text + _end_of_warning(
+        record
+    )
+
+
+def _end_of_warning(record: ServiceRecord) -> str:
+    """How the warning ends if the process is not to come back; of the daemon it does not."""
+    if record.kind == "daemon":
+        return ""
+    return (
+        f" If it is gone for good: this ends {FORGOTTEN_HOURS:g} h after its last sign, or when "
+        "one starts under its name."
     )
 
 
@@ -103,8 +153,9 @@ def _judge(
         # A daemon spawns all new work; the leases of a worker are taken up by others.
         health: Health = "failure" if record.kind == "daemon" or held else "warning"
         return health, (
-            f"{name} was not heard of for {seconds:.0f} s and did not say that it ends: look at "
-            f"the host's power, network and clock, then at its process (systemctl status)."
+            f"{name} was not heard of for {duration_text(seconds)} and did not say that it ends: "
+            "look at the host's power, network and clock, then at its process (systemctl status)."
+            + _end_of_warning(record)
         )
     if abs(record.clock_offset_seconds) > CLOCK_OFFSET_SECONDS_MAX:
         side = "ahead of" if record.clock_offset_seconds > 0 else "behind"
@@ -162,6 +213,7 @@ def worker_facts(
             service.seen_seconds_ago or 0.0 if service.state == "silent" else None,
             service.problem if service.state == "running" and _closed(service, records) else "",
             len(service.running),
+            is_dead=service.is_gone,
         )
         for service in services
         if service.kind == "worker" and service.state != "stopped"
