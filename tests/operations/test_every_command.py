@@ -30,6 +30,7 @@ NO_JSON = {
             *("batch pause", "batch resume", "schedule add", "schedule remove"),
             *("emergency stop", "emergency drain", "emergency resume", "emergency clear-queue"),
             *("emergency reset", "maintenance vacuum", "db init", "db stop", "restore"),
+            "publish accept-folder",
         ),
         "changes something and says so in one sentence: contimg actions --json has it",
     ),

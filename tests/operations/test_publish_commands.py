@@ -15,13 +15,22 @@ from transit_sources import source_on_meridian
 from typer.testing import CliRunner, Result
 
 from absurd_contimg.backends.postgres import PostgresBackend
-from absurd_contimg.errors import MissingInputError, MosaicNotMadeError, SettingError
+from absurd_contimg.errors import (
+    DestinationAwayError,
+    MissingInputError,
+    MosaicNotMadeError,
+    SettingError,
+)
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.doctor.site_folders import publish_folder
+from absurd_contimg.owned_folders import MARK_NAME
+from absurd_contimg.products.publication import require_publish_dir
 from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.models import ObservationGroup
 from absurd_contimg.registry.publications import Publications
 from absurd_contimg.science.catalogue import write_catalogue
+from absurd_contimg.settings import load_settings
 
 QUEUE = "dsa110-pipeline"
 STEP = 309.12 / 86400.0
@@ -145,6 +154,36 @@ def test_a_published_copy_that_is_gone_is_named_and_made_again(
         assert site.keys[0] in [row["product_key"] for row in json.loads(retried.output)]
     finally:
         away.rename(site.published)
+
+
+def test_the_doctor_names_a_mount_point_without_its_disk(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    folders = {f"{path.name}_dir": path for path in map(tmp_path.joinpath, ("input", "output"))}
+    folders |= {"state_dir": tmp_path / "state", "publish_dir": tmp_path / "published"}
+    settings = load_settings(folders, [], {})
+    (finding,) = publish_folder(settings)
+    assert finding.ok
+    site.published.rename(tmp_path / "away")
+    (finding,) = publish_folder(settings)
+    assert not finding.ok
+    assert "disk seems to be away" in finding.finding
+
+
+def test_a_new_folder_for_publications_is_accepted(tmp_path: Path) -> None:
+    """In the place of one that is lost."""
+    site = Site(tmp_path)
+    published = tmp_path / "elsewhere"
+    accept = ("--publish-dir", str(published), "publish", "accept-folder")
+    refused = site.run(*accept)
+    assert (refused.exit_code, type(refused.exception)) == (1, DestinationAwayError)
+    published.mkdir()
+    assert "publish retry --all" in " ".join(site.run(*accept).output.split())
+    assert "accept publication folder" in site.run("actions").output
+    copies = [published / "mosaics/one"]
+    require_publish_dir(published, lambda: copies)
+    (published / MARK_NAME).unlink()
+    with pytest.raises(DestinationAwayError):
+        require_publish_dir(published, lambda: copies)
 
 
 def test_transits_are_listed(site: Site) -> None:

@@ -24,6 +24,8 @@ from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.errors import DestinationAwayError
+from absurd_contimg.owned_folders import MARK_NAME
 from absurd_contimg.products import filesystem
 from absurd_contimg.products.publication import StagedCopy, destination_of, publish_copy
 from absurd_contimg.products.store import load_committed, verify
@@ -337,6 +339,59 @@ async def test_the_publication_of_a_cancelled_task_ends(
         assert row.state is PublicationState.FAILED
         assert "cancelled" in str(row.reason)
         assert event.should_suspend
+
+
+def test_a_mount_point_without_its_disk_is_not_filled(tmp_path: Path) -> None:
+    """The folder is there, and empty: its mark and all its copies went away with the disk."""
+    site = Site(tmp_path)
+    assert site.publish()["published"]
+    published, away = site.paths.published, tmp_path / "away"
+    published.rename(away)
+    published.mkdir()
+    other = toy_product(site.paths.output_dir, number=2, outputs=ACCEPTED)
+    site.registry.register(other, load_committed(other))
+    for product in (other, site.product):
+        with pytest.raises(DestinationAwayError, match=r"disk seems to be away.*accept-folder"):
+            site.publisher.publish_now(product)
+    assert not any(published.iterdir())
+    row = site.publications.find(load_committed(other).key)
+    assert row is not None
+    assert (row.state, row.attempts) == (PublicationState.STAGING, 0)
+    published.rmdir()
+    away.rename(published)
+    assert site.publisher.publish_now(other)["published"]
+
+
+async def test_a_mount_point_without_its_disk_fails_no_publication(
+    backend: Backend, tmp_path: Path
+) -> None:
+    """Whose task has ended: the copy may be there when the disk is back."""
+    site = Site(tmp_path)
+    assert site.publish()["published"]
+    other = toy_product(site.paths.output_dir, number=2, outputs=ACCEPTED)
+    key = load_committed(other).key
+    site.publications.begin(key, "mosaic", other, site.paths.published / "mosaics" / other.name)
+    site.publications.start_attempt(key)
+    site.paths.published.rename(tmp_path / "away")
+    site.paths.published.mkdir()
+    await reconcile_publications(site.publisher, backend, [QUEUE])
+    row = site.publications.find(key)
+    assert row is not None
+    assert row.state is PublicationState.PUBLISHING
+
+
+def test_a_folder_of_an_earlier_version_gets_its_mark(tmp_path: Path) -> None:
+    """Its copies are there, so it is the folder; and one that is a link is, too."""
+    site = Site(tmp_path)
+    assert site.publish()["published"]
+    mark = site.paths.published / MARK_NAME
+    mark.unlink()
+    site.paths.published.rename(tmp_path / "elsewhere")
+    site.paths.published.symlink_to(tmp_path / "elsewhere")
+    other = toy_product(site.paths.output_dir, number=2, outputs=ACCEPTED)
+    site.registry.register(other, load_committed(other))
+    assert site.publisher.publish_now(other)["published"]
+    assert mark.is_file()
 
 
 async def test_a_mosaic_task_that_lives_keeps_its_publication(

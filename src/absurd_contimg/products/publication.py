@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from absurd_contimg.errors import (
     PublicationBusyError,
     SettingError,
 )
-from absurd_contimg.owned_folders import Mark
+from absurd_contimg.owned_folders import MARK_NAME, Mark
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest
 from absurd_contimg.products.store import find_committed, load_committed, verify
@@ -32,6 +32,8 @@ from absurd_contimg.products.store import find_committed, load_committed, verify
 KIND = "publication"
 """Of the marks in folders where copies are made."""
 
+_FOLDER_MARK = Mark("publications", "contimg publish")
+"""Of the folder itself: a mount point without its disk has none."""
 _PREFIX = ".publishing-"
 _AWAY = frozenset(
     {
@@ -184,6 +186,50 @@ def check_publish_dir(paths: PathsConfig) -> None:
             f"publish_dir {paths.published} cannot be made: {parent} is no folder.",
             "Set PIPELINE_PUBLISH_DIR or --publish-dir to another folder.",
         )
+
+
+def require_publish_dir(
+    publish_dir: Path, copies: Callable[[], Sequence[Path]], files: FileSystem = LOCAL
+) -> None:
+    """Mark the folder for publications if it is new; raises as `check_mounted`."""
+    if not files.is_file(publish_dir / MARK_NAME):
+        check_mounted(publish_dir, copies, files)
+        accept_publish_dir(publish_dir, files)
+
+
+def check_mounted(
+    publish_dir: Path, copies: Callable[[], Sequence[Path]], files: FileSystem = LOCAL
+) -> None:
+    """Raise `DestinationAwayError` if the disk of the folder for publications is away.
+
+    Also where its mark is missing and there are `copies`, of which none is in its place: then the
+    folder is the mount point, which would be filled instead.
+    """
+    if files.is_file(publish_dir / MARK_NAME):
+        return
+    if not files.is_folder(publish_dir):
+        raise DestinationAwayError(publish_dir, "it is not there")
+    known = [copy for copy in copies() if copy.is_relative_to(publish_dir)]
+    if known and not any(files.is_file(copy / MANIFEST_NAME) for copy in known):
+        raise DestinationAwayError(
+            publish_dir,
+            f"none of the {len(known)} copies in it is there, nor its mark {MARK_NAME}, so its "
+            "disk seems to be away. If it is a new folder: contimg publish accept-folder",
+        )
+
+
+def accept_publish_dir(publish_dir: Path, files: FileSystem = LOCAL) -> None:
+    """Mark a folder as that for publications, whatever is in it.
+
+    Raises `DestinationAwayError` where that cannot be written.
+    """
+    try:
+        if not files.is_folder(publish_dir):
+            raise DestinationAwayError(publish_dir, "it is not there")
+        # The path may be a link, which is never marked.
+        files.take_folder(publish_dir.resolve(), _FOLDER_MARK, lambda _folder: True)
+    except OSError as error:
+        raise DestinationAwayError(publish_dir, str(error.strerror)) from None
 
 
 def _copy(source: Path, target: Path, manifest: Manifest, files: FileSystem) -> None:

@@ -153,6 +153,10 @@ class Publications:
             *self.all(PublicationState.PUBLISHING),
         ]
 
+    def copies(self) -> list[Path]:
+        """Where the copies are that were published, also of those that are made again."""
+        return [row.destination for row in self.all() if row.published_at is not None]
+
     @patient
     def product_folder(self, product_key: str) -> Path:
         """Where a product lies; `MissingInputError` if it is not registered."""

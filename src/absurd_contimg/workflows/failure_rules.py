@@ -190,7 +190,8 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         "destination-away",
         errors.DestinationAwayError,
         "Mount or make the named folder, free its disk, or make it writable for this user; waiting "
-        "work then goes on.",
+        "work then goes on. A folder that is new in the place of one that is lost: contimg publish "
+        "accept-folder",
         "the folder of publications: full, read-only or away",
         kind=FailureKind.RESOURCE,
     ),

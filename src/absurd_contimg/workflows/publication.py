@@ -32,7 +32,7 @@ from absurd_contimg.execution.processes import InThread, uninterrupted
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.outputs import is_within
-from absurd_contimg.products.publication import StagedCopy
+from absurd_contimg.products.publication import StagedCopy, require_publish_dir
 from absurd_contimg.products.verdicts import DEGRADED, GOOD
 from absurd_contimg.registry.publications import Publication, PublicationState
 from absurd_contimg.workflows.versions import version_headers
@@ -78,6 +78,9 @@ class PublicationRegistry(Protocol):
 
     def unfinished(self) -> list[Publication]:
         """Those that are neither published nor failed."""
+
+    def copies(self) -> list[Path]:
+        """Where the copies are that were published, also of those that are made again."""
 
     def product_folder(self, product_key: str) -> Path:
         """Where a product lies."""
@@ -167,7 +170,12 @@ class Publisher:
 
     def _prepare(self, copy: StagedCopy) -> None:
         with self._noting_failure(copy.manifest.key):
+            self.require_folder()
             copy.prepare()
+
+    def require_folder(self) -> None:
+        """Raise `DestinationAwayError` where the disk of the folder for publications is away."""
+        require_publish_dir(self.config.paths.published, self.registry.copies, self.files)
 
     def _commit(self, copy: StagedCopy) -> None:
         with self._noting_failure(copy.manifest.key):

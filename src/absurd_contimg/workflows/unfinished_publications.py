@@ -84,6 +84,7 @@ def _look(publisher: Publisher, row: Publication, work: LiveWork) -> StagedCopy 
         copy = StagedCopy(row.source, publisher.config.paths.published, publisher.files)
         if copy.manifest.group_id in work.window_ids:
             return None
+        publisher.require_folder()
         with closing(copy):
             if copy.look():
                 return copy

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -136,6 +137,31 @@ def publish_retry(
         console.print(message_line(f"{each.product_key[:10]}: {task}{each.note}"))
     if not retried:
         console.print("All publications have succeeded.")
+
+
+@publish_app.command("accept-folder")
+def publish_accept_folder() -> None:
+    """Take the folder for publications as it is, after the one with the published copies is lost.
+
+    Without this nothing is published to a folder that has lost its copies and its mark: a disk
+    that is away looks so.
+    """
+    from absurd_contimg.operations.services import ActionRecords, GivenTables, operator_name
+    from absurd_contimg.products.publication import accept_publish_dir, check_publish_dir
+
+    settings = state.settings()
+    paths = settings.pipeline.paths
+    check_publish_dir(paths)
+
+    async def accept(tables: GivenTables) -> None:
+        records = ActionRecords(tables, operator_name(), "command line")
+        async with records.recorded("accept publication folder", str(paths.published), ""):
+            accept_publish_dir(paths.published)
+
+    with _registry(settings) as registry:
+        asyncio.run(accept(GivenTables(registry.database)))
+    text = f"{paths.published} is the folder for publications. What is not in it is made again by: "
+    console.print(message_line(f"{text}{state.command('publish retry --all')}"))
 
 
 @app.command()

@@ -33,6 +33,7 @@ from absurd_contimg.core.errors import BackendError, BackendUnavailable
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.execution.disk_usage import disk_usage, size_text
 from absurd_contimg.ingest.spawn import find_catalog
+from absurd_contimg.operations.doctor.site_folders import publish_folder
 from absurd_contimg.operations.doctor.software import Finding, stage_software
 from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.registry.service_records import CLOCK_OFFSET_SECONDS_MAX
@@ -145,6 +146,7 @@ def _folders(settings: Settings) -> list[Finding]:
         _writable_folder("scratch_dir", paths.scratch_dir),
         _writable_folder("state_dir", paths.state_dir),
         location,
+        *publish_folder(settings),
         _free_space(output),
         _free_inodes(output),
     ]

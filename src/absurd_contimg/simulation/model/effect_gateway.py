@@ -29,6 +29,7 @@ _REGISTRY_READS = frozenset(
             "windows",
             "windows_without_mosaic",
             "unfinished",
+            "copies",
             "items",
             "observed_groups",
             "group",

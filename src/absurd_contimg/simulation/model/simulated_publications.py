@@ -36,6 +36,10 @@ class SimulatedPublications:
         ended = (PublicationState.PUBLISHED, PublicationState.FAILED)
         return [row for row in self._rows.values() if row.state not in ended]
 
+    def copies(self) -> list[Path]:
+        """Where the copies are that were published, also of those that are made again."""
+        return [row.destination for row in self._rows.values() if row.published_at is not None]
+
     def begin(self, product_key: str, kind: str, source: Path, destination: Path) -> Publication:
         """Enter a publication as staging; a known one keeps its state."""
         row = self._rows.get(product_key)
