@@ -35,6 +35,7 @@ STARTS = st.builds(
     outcome=st.none() | OUTCOMES,
     fallbacks=st.lists(NAMES, max_size=2).map(tuple),
     fallback=st.none() | NAMES,
+    ended_at=st.none() | st.datetimes(timezones=st.just(UTC)),
 )
 RECORDS = st.builds(
     StepRecord,

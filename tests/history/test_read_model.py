@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import math
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.retries import RetryPolicy
@@ -14,7 +17,8 @@ from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.history.metrics import measure, percentile
 from absurd_contimg.history.summary import read_histories, summarize
-from absurd_contimg.history.timeline import step_order
+from absurd_contimg.history.timeline import step_order, step_starts
+from absurd_contimg.operations.night_report.task_reading import operations_facts
 
 QUEUE = "dsa110-pipeline"
 
@@ -63,6 +67,38 @@ async def test_summaries_tell_state_steps_and_failures(backend: Backend) -> None
     assert [failure.final for failure in failed.failures] == [False, False, True]
     (completed,) = await read_histories(backend, QUEUE, states=["completed"])
     assert summarize(completed) == done
+
+
+async def test_the_end_of_a_start_is_when_it_failed_not_when_it_was_tried_again() -> None:
+    """The wait for its retry, or for space, was counted as time in it."""
+    late = timedelta(0)
+    memory = MemoryBackend(MemoryDatabase(clock=lambda: datetime.now(UTC) + late))
+    await memory.create_queue(QUEUE)
+    failures: list[Exception] = [OSError(errno.ENOSPC, "No space left"), ConnectionError("reset")]
+
+    async def image(_start: int) -> str:
+        if failures:
+            raise failures.pop(0)
+        return "done"
+
+    async def handler(_params: Any, ctx: TaskContext) -> None:
+        await ctx.tracked_step("image", image)
+
+    await memory.spawn_task(QUEUE, "task", {"group_id": "G1"})
+    tasks = TaskRegistry()
+    tasks.add("task", handler)
+    settings = WorkerSettings(QUEUE, "worker-1", poll_interval_seconds=0.01)
+    for _ in range(3):
+        worker = Worker(memory, tasks, settings, policy=RetryPolicy(transient_attempts=3))
+        await worker.run(until_idle=True)
+        late += timedelta(hours=8)
+    (history,) = await read_histories(memory, QUEUE)
+    starts = step_starts(history)
+    assert [start.outcome for start in starts] == ["waiting", "retry", "done"]
+    assert starts[1].started_at - starts[0].started_at > timedelta(hours=7)
+    assert all(start.seconds is not None and start.seconds < 60 for start in starts)
+    facts = operations_facts([history], [])
+    assert (facts.wasted_starts, facts.wasted_seconds < 60) == (2, True)
 
 
 async def test_order_of_steps_comes_from_the_journals(backend: Backend) -> None:

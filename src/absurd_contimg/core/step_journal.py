@@ -7,10 +7,11 @@ stands for the work outside of tracked steps, which has no starts.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Any, cast
 
@@ -113,6 +114,8 @@ class StartRecord:
     """What this start did differently than the first one."""
     fallback: str | None = None
     """What its failure asked the next start to do differently."""
+    ended_at: datetime | None = None
+    """When it ended with its outcome; None where nobody noted it."""
 
     def to_json(self) -> dict[str, Json]:
         """The form in the checkpoint."""
@@ -125,6 +128,7 @@ class StartRecord:
             "outcome": None if self.outcome is None else self.outcome.to_json(),
             **({"fallbacks": list(self.fallbacks)} if self.fallbacks else {}),
             **({} if self.fallback is None else {"fallback": self.fallback}),
+            **({} if self.ended_at is None else {"ended_at": self.ended_at.isoformat()}),
         }
 
     def loss_of(self, step: str) -> str:
@@ -150,6 +154,7 @@ class StartRecord:
             StepOutcome.from_json(saved.get("outcome")),
             tuple(map(str, saved.get("fallbacks") or saved.get("escalations") or ())),
             None if fallback is None else str(fallback),
+            None if saved.get("ended_at") is None else _time(saved["ended_at"]),
         )
 
 
@@ -228,7 +233,9 @@ class StepRecord:
         start = StartRecord(number, attempt, run_id, worker, now, fallbacks=self.fallbacks)
         return replace(self, starts=(*self.starts, start))
 
-    def ended(self, outcome: StepOutcome, fallback: str | None = None) -> StepRecord:
+    def ended(
+        self, outcome: StepOutcome, fallback: str | None = None, ended_at: datetime | None = None
+    ) -> StepRecord:
         """With the outcome of its last start; `fallback` is for the next one."""
         waits = dict(self.waits)
         if outcome.action == "waiting":
@@ -237,7 +244,7 @@ class StepRecord:
             waits = {}  # an operator's retry has the full budget
         if not self.starts:
             return replace(self, waits=waits, outside=outcome)
-        last = replace(self.starts[-1], outcome=outcome, fallback=fallback)
+        last = replace(self.starts[-1], outcome=outcome, fallback=fallback, ended_at=ended_at)
         return replace(self, waits=waits, starts=(*self.starts[:-1], last))
 
     def ended_as_poison(self) -> StepRecord:
@@ -267,6 +274,8 @@ class StepJournal:
         self._tracked_step: str | None = None
         self._start: StartRecord | None = None
         """Of the tracked step, once it is saved."""
+        self._begun = 0.0
+        """When it was, by the clock of the event loop."""
         self.fallbacks: tuple[str, ...] = ()
         """What this start of the tracked step has to do differently than its first one."""
 
@@ -295,7 +304,7 @@ class StepJournal:
                 f"Step {step!r} was started {len(record.starts)} times; {counts}: the step is not "
                 "started again."
             )
-        now = await self._session.now()
+        now, self._begun = await self._session.now(), asyncio.get_running_loop().time()
         claimed = self._session.claimed
         self.fallbacks = record.fallbacks
         self._tracked_step, self._start = step, None
@@ -322,7 +331,14 @@ class StepJournal:
         record = self._record()
         if self._tracked_step is None and outcome.action != "waiting" and not record.waits:
             return
-        await self._save(record.ended(outcome, fallback))
+        await self._save(record.ended(outcome, fallback, self._ended_at()))
+
+    def _ended_at(self) -> datetime | None:
+        """Now, by the database's clock: when the tracked step began, and how long ago that is."""
+        if self._tracked_step is None or self._start is None:
+            return None
+        seconds = asyncio.get_running_loop().time() - self._begun
+        return self._start.started_at + timedelta(seconds=seconds)
 
     def may_use_fallback(self, fallback: str) -> bool:
         """Whether the next start can be made differently in this way: once a tracked step."""

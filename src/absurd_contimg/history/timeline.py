@@ -90,7 +90,9 @@ def _step_start(
         )
         outcome = start.outcome.action
         # The end of a run is that of its last start: those before it were released or waited.
-        ended_at = run.failed_at if run is not None and is_last_of_run else None
+        ended_at = start.ended_at
+        if ended_at is None and run is not None and is_last_of_run:
+            ended_at = run.failed_at
         if ended_at is None and is_last:
             ended_at = saved[START_PREFIX + record.step].updated_at
     elif run is not None and run.state == "cancelled":

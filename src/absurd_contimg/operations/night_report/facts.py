@@ -265,7 +265,8 @@ class OperationsFacts:
     """Failed attempts."""
     starts: int = 0
     wasted_seconds: float = 0.0
-    """In starts that did not finish, as far as their end is known."""
+    """In starts that did not finish, without the waits for the next ones; of those whose end
+    nobody knows at most what a start of the step takes that finishes."""
     wasted_starts: int = 0
     hours_to_full: Number = None
     fullest_disk: str = ""

@@ -94,6 +94,7 @@ def operations_facts(
 ) -> OperationsFacts:
     """Counts and durations over all tasks of the night, and how fast the disks fill."""
     metrics = measure(histories)
+    longest = {step: max(values) for step, values in metrics.step_seconds.items()}
     starts = wasted = 0
     seconds = 0.0
     for history in histories:
@@ -103,7 +104,7 @@ def operations_facts(
             if start.outcome in ("done", "running"):
                 continue
             wasted += 1
-            seconds += _lost_seconds(start, steps[number + 1 :])
+            seconds += _lost_seconds(start, steps[number + 1 :], longest.get(start.step, 0.0))
     filling = [disk for disk in disks if disk.hours_to_full is not None]
     fullest = min(filling, key=lambda disk: disk.hours_to_full or 0.0, default=None)
     judged = [disk for health in ("failure", "warning") for disk in disks if disk.health == health]
@@ -124,11 +125,14 @@ def operations_facts(
     )
 
 
-def _lost_seconds(start: StepStart, later: Sequence[StepStart]) -> float:
-    """Until its end, or where nobody knows that, until the step was started again."""
+def _lost_seconds(start: StepStart, later: Sequence[StepStart], seconds_max: float) -> float:
+    """What a start took that did not finish; what came after it, until the next one, is no work.
+
+    Where nobody knows its end, at most `seconds_max`: what the longest that finished took.
+    """
     if start.seconds is not None:
         return max(0.0, start.seconds)
     again = next((other for other in later if other.step == start.step), None)
     if again is None:
         return 0.0
-    return max(0.0, (again.started_at - start.started_at).total_seconds())
+    return min(max(0.0, (again.started_at - start.started_at).total_seconds()), seconds_max)

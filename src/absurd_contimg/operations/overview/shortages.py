@@ -36,7 +36,7 @@ def _of_task(history: History, now: datetime) -> Iterator[Shortage]:
         noted = None if start.step in done else start.noted
         if noted is None or noted.action != "waiting" or noted.rule not in NO_SPACE_RULES:
             continue
-        # Of earlier starts no end is known, but until when they were to wait.
+        # Earlier versions noted no end of earlier starts, but until when they were to wait.
         at = min(start.ended_at or noted.until or start.started_at, now)
         if at >= now - _RECENT:
             yield Shortage(
