@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from absurd_contimg.errors import SettingError
-from absurd_contimg.history.timeline import step_starts
+from absurd_contimg.history.timeline import step_order, step_starts
 from absurd_contimg.simulation.campaign.campaign import Campaign
 from absurd_contimg.simulation.campaign.campaigns import run_campaign
 from absurd_contimg.simulation.campaign.faults import TimedFault, shrink
@@ -103,6 +103,13 @@ def test_lost_time_adds_up_by_cause() -> None:
     total, *parts = lost_time_lines([summary, summary])
     assert total.startswith(f"night: {2 * lost:,.0f} s of {2 * summary.stage_seconds:,.0f} s")
     assert f"{2 * died.seconds:>11,.0f} s in {2 * died.starts} starts: the worker died" in parts
+
+
+def test_steps_of_no_duration_stand_in_the_order_of_their_starts() -> None:
+    """In virtual time a step may begin at the very moment at which it ends."""
+    run = Campaign(Scenario(name="hour", days=0.05), 1).run()
+    steps = step_order(run.histories)
+    assert steps.index("select_calibration") + 1 == steps.index("calibrate_apply")
 
 
 def test_poison_fails_and_everything_else_goes_on() -> None:

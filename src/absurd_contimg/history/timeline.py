@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from absurd_contimg.core.records import Checkpoint, History, Json, Run
 from absurd_contimg.core.step_journal import START_PREFIX, StartRecord, StepOutcome, StepRecord
@@ -65,7 +65,10 @@ def journal(history: History) -> list[StepRecord]:
 
 
 def step_starts(history: History) -> list[StepStart]:
-    """Every start of every tracked step, in order of time."""
+    """Every start of every tracked step, in order of time.
+
+    Of those that began at the same moment the one that ended first came first.
+    """
     saved = {saved.checkpoint_name: saved for saved in history.checkpoints}
     runs = {str(run.run_id): run for run in history.runs}
     starts = [
@@ -73,7 +76,11 @@ def step_starts(history: History) -> list[StepStart]:
         for record in journal(history)
         for start in record.starts
     ]
-    return sorted(starts, key=lambda start: (start.started_at, start.start))
+    return sorted(starts, key=_order)
+
+
+def _order(start: StepStart) -> tuple[datetime, datetime, int]:
+    return start.started_at, start.ended_at or datetime.max.replace(tzinfo=UTC), start.start
 
 
 def _step_start(
