@@ -249,6 +249,12 @@ def test_result_that_depends_on_the_crash_is_found_and_replayed() -> None:
     assert "same_end_as_baseline" in str(finding)
     again = replay(spec, parse_schedule(finding.schedule_text))
     assert again.violations == finding.violations
+    assert again.report.startswith("Faults: all were injected, and the run ended")
+    assert "1 task with 0 checkpoints" in again.report
+    assert "1 difference. 1 violation of invariants." in again.report
+    assert replay(spec, parse_schedule("kill@1")).report.endswith(
+        "All of it is the same. No invariant is violated."
+    )
     assert any("complete_run" in line for line in again.trace)
 
 

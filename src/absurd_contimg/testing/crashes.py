@@ -257,9 +257,9 @@ def _replay(spec: ExplorationSpec, schedule: str) -> NoReturn:
         raise AssertionError(
             f"--absurd-faults {schedule}: {finding.missed_text}. Has the handler changed since?"
         )
-    print("\n".join(finding.trace))
+    print("\n".join([*finding.trace, finding.report]))
     if finding.violations:
-        raise AssertionError(str(finding))
+        raise AssertionError(f"{finding}\n{finding.report}")
     pytest.skip(f"the future {schedule} ends well")
 
 

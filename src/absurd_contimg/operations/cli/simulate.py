@@ -89,8 +89,8 @@ def explore(
     faults: Annotated[
         str | None,
         typer.Option(
-            help="Only the future with these faults, KIND@CRASHPOINT, as kill@17,pause@4, and "
-            "its trace."
+            help="Only the future with these faults, KIND@CRASHPOINT, as kill@17,pause@4: "
+            "its trace, and whether it ends as without faults."
         ),
     ] = None,
     workflow: Annotated[
@@ -152,7 +152,7 @@ def explore(
             finding = replay(specs[workflow](), parse_schedule(faults))
             if finding.missed and not finding.violations:
                 raise ValueError(finding.missed_text)  # the trace tells nothing of it
-            print("\n".join([*finding.trace, *map(str, finding.violations)]))
+            print("\n".join([*finding.trace, *map(str, finding.violations), finding.report]))
             raise typer.Exit(1 if finding.violations else 0)
         kinds, second_kinds = (
             tuple(map(parse_kind, each.split(","))) if each else () for each in (first, then)

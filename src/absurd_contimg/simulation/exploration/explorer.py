@@ -26,6 +26,7 @@ from absurd_contimg.history.invariants.recovery import RecoveryObservation
 from absurd_contimg.simulation.exploration.crash_run import CrashPoint, CrashRun, Snapshot
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
 from absurd_contimg.simulation.exploration.outcome import Outcome
+from absurd_contimg.simulation.exploration.replay_report import replay_report
 from absurd_contimg.simulation.model.effect_gateway import BEFORE
 from absurd_contimg.simulation.model.faults import (
     ALL_FAULTS,
@@ -60,6 +61,8 @@ class Finding:
     """Faults of the schedule that were not injected."""
     last_crash_point: int = 0
     """Of the process that the first missed fault was meant for."""
+    report: str = ""
+    """Of a replay: what was compared with what, and the verdict."""
 
     @property
     def missed_text(self) -> str:
@@ -187,14 +190,18 @@ def baseline(spec: ExplorationSpec) -> tuple[Outcome, list[History]]:
 def replay(spec: ExplorationSpec, schedule: FaultSchedule) -> Finding:
     """One future from its beginning, with its trace."""
     with without_logs_and_gc():
-        base = CrashRun(spec).run()
+        base_run = CrashRun(spec)
+        base = base_run.run()
         run = CrashRun(spec, schedule, trace_effects=True, check_operations=True)
         outcome = run.run()
-    differences = outcome.differences(base)
-    different = (Violation("same_end_as_baseline", text) for text in differences)
-    violations = (*outcome.violations, *different)
+    violations = _violations(
+        spec, schedule, run, outcome, _Baseline(base, base_run.ended_at or 0.0)
+    )
     missed = tuple(run.injector.pending)
-    return Finding(schedule, violations, tuple(run.trace), missed, run.crash_point)
+    report = replay_report(
+        (run, outcome), (base_run, base), violations, ends_otherwise=_is_cancelled(schedule)
+    )
+    return Finding(schedule, violations, tuple(run.trace), missed, run.crash_point, report)
 
 
 class _Future(NamedTuple):
@@ -288,30 +295,48 @@ class _Explorer:
         if self._result.futures % _FUTURES_PER_COLLECTION == 0:
             gc.collect(1)
         self._result.injected += not run.injector.pending
-        violations = outcome.violations
-        if not any(fault.kind is FaultKind.CANCEL for fault in schedule):  # it ends otherwise
-            observed = self._observed(schedule, run, outcome)
-            violations += tuple(find_violations(RECOVERY_INVARIANTS, observed))
+        baseline = _Baseline(self._base, self._base_ended_at)
+        violations = _violations(self._spec, schedule, run, outcome, baseline)
         if violations:
             finding = Finding(schedule, violations, tuple(run.trace))
             self._result.findings.append(finding)
 
-    def _observed(
-        self, schedule: FaultSchedule, run: CrashRun, outcome: Outcome
-    ) -> RecoveryObservation:
-        faults, lease_seconds = len(schedule), self._spec.lease_seconds
-        latest = (1 + faults) * self._base_ended_at + faults * _LEASES_LOST_MAX * lease_seconds
-        lost_calls_of_runs = _NOT_CALLS_OF_A_RUN.isdisjoint(run.injector.lost_calls)
-        return RecoveryObservation(
-            outcome.differences(self._base),
-            outcome.run_ends,
-            self._base.run_ends,
-            run.ended_at,
-            latest,
-            self._base_ended_at,
-            restarted_at_once=only_of(schedule, RESTARTS),
-            only_lost_calls=only_of(schedule, NETWORK) and lost_calls_of_runs,
-        )
+
+class _Baseline(NamedTuple):
+    """What the run without faults has left, and when it ended, in seconds."""
+
+    outcome: Outcome
+    ended_at: float
+
+
+def _violations(
+    spec: ExplorationSpec,
+    schedule: FaultSchedule,
+    run: CrashRun,
+    outcome: Outcome,
+    baseline: _Baseline,
+) -> tuple[Violation, ...]:
+    """Of all invariants; after an operator's cancel it ends otherwise than the baseline run."""
+    if _is_cancelled(schedule):
+        return outcome.violations
+    faults, lease_seconds = len(schedule), spec.lease_seconds
+    latest = (1 + faults) * baseline.ended_at + faults * _LEASES_LOST_MAX * lease_seconds
+    lost_calls_of_runs = _NOT_CALLS_OF_A_RUN.isdisjoint(run.injector.lost_calls)
+    observed = RecoveryObservation(
+        outcome.differences(baseline.outcome),
+        outcome.run_ends,
+        baseline.outcome.run_ends,
+        run.ended_at,
+        latest,
+        baseline.ended_at,
+        restarted_at_once=only_of(schedule, RESTARTS),
+        only_lost_calls=only_of(schedule, NETWORK) and lost_calls_of_runs,
+    )
+    return outcome.violations + tuple(find_violations(RECOVERY_INVARIANTS, observed))
+
+
+def _is_cancelled(schedule: FaultSchedule) -> bool:
+    return any(fault.kind is FaultKind.CANCEL for fault in schedule)
 
 
 def _futures(run: CrashRun, origin: _Future, kinds: Kinds) -> Iterator[_Future]:

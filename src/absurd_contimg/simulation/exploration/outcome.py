@@ -42,6 +42,8 @@ VOLATILE = frozenset({"adopted", "seconds", "logs"})
 """Fields of a stage's checkpoint that say how it was made, not what."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}")
+_SAVED = 4
+"""The place of the checkpoints in the essence of a task."""
 _PROVENANCE = ("attempt", "host", "created_at")
 """Fields of a manifest that say who made the product, and when."""
 
@@ -62,6 +64,11 @@ class Outcome:
     """The effects that happened outside of a step, and must not be repeated."""
     events: tuple[Json, ...] = ()
     """Name, queue and payload of each."""
+
+    @property
+    def checkpoints(self) -> int:
+        """Of all tasks, those that say how a step was begun left out."""
+        return sum(len(task[_SAVED]) for task in self.tasks if isinstance(task, list))
 
     def differences(self, baseline: Outcome) -> list[str]:
         """How it differs from the baseline, one line each."""
