@@ -19,6 +19,7 @@ from operator import itemgetter
 from absurd_contimg.core.evidence import Evidence, ExceptionEvidence, text_of
 from absurd_contimg.core.jsonb_sanitizer import sanitized
 from absurd_contimg.core.records import Json
+from absurd_contimg.core.task_queries import LEASE_EXPIRED
 
 DECIDED_AT = "decided_at"
 """In a failure reason: the time from which the delay of the retry counts. The database may learn
@@ -110,6 +111,17 @@ UNRECOGNISED = FailureRule(
     advice="Read the traceback: contimg history TASK --traceback. If it may recur, add a rule.",
     source="default",
 )
+
+
+LEASE_EXPIRED_RULE = FailureRule(
+    id=LEASE_EXPIRED,
+    kind=FailureKind.INTERRUPTED,
+    advice="Nothing: it is run again. If it comes often: contimg status, and the worker's log, say "
+    "why its worker died, was paused or lost the database.",
+    source="Absurd: a run whose worker does not extend its lease",
+    exceptions=frozenset({LEASE_EXPIRED}),
+)
+"""No evidence is weighed: Absurd itself ends such a run."""
 
 
 class Classifier:

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from absurd_contimg import errors
-from absurd_contimg.core.failures import POISON_RULE, Classifier, FailureKind, FailureRule
+from absurd_contimg.core.failures import (
+    LEASE_EXPIRED_RULE,
+    POISON_RULE,
+    UNRECOGNISED,
+    Classifier,
+    FailureKind,
+    FailureRule,
+)
 from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.execution.executor import StageTimeout
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, ONE_THREAD, OTHER_CALIBRATION
@@ -465,3 +472,5 @@ NO_SPACE_RULES = frozenset(
 
 CLASSIFIER = Classifier((POISON_RULE, *STAGE_RULES, *GENERIC_RULES))
 """The whole failure table of the pipeline, the first matching rule first."""
+RULES_BY_ID = {rule.id: rule for rule in (*CLASSIFIER.rules, UNRECOGNISED, LEASE_EXPIRED_RULE)}
+"""Everything by which a failed run may be counted: in the order of the table."""

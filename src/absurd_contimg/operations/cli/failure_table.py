@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from absurd_contimg.core.failures import UNRECOGNISED, FailureKind, FailureRule
+from absurd_contimg.core.failures import FailureKind, FailureRule
 from absurd_contimg.core.records import Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.fallback import FALLBACKS
 from absurd_contimg.similar_names import did_you_mean
-from absurd_contimg.workflows.failure_rules import CLASSIFIER
+from absurd_contimg.workflows.failure_rules import RULES_BY_ID
 
-RULES = (*CLASSIFIER.rules, UNRECOGNISED)
+RULES = tuple(RULES_BY_ID.values())
 """The failure table in the order in which its rules are tried."""
 
 _PAGE = Path(__file__).with_name("failures.md.format")

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from sqlalchemy import func, select
@@ -25,7 +25,9 @@ GROUP_SECONDS = 309.0
 _DATE = re.compile(r"W?(\d{4}-\d{2}-\d{2})")
 _TIME = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})")
 """Names of windows begin with a W: their night counts, their time does not."""
-_STILL_OBSERVING_SECONDS = 3 * GROUP_SECONDS
+_STILL_OBSERVING_SECONDS = 4 * GROUP_SECONDS
+_FILES_COME_WITHIN_SECONDS = 2.5 * GROUP_SECONDS
+"""After the time in its name a group is observed, written and seen."""
 
 _NOT_DEGRADED = GOOD | {UNCHECKED, ""}
 """Verdicts in results of tasks; those of some workflows have none."""
@@ -116,14 +118,19 @@ def verdict_of(tasks: Sequence[ListedTask]) -> Verdict:
     return "clean" if ended_well and states == {"completed"} else "degraded"
 
 
-def expected_groups(names: Iterable[str], now: datetime) -> int | None:
-    """How many groups lie between the first and the last name, or now if it goes on."""
+def expected_groups(names: Iterable[str], now: datetime | None) -> int | None:
+    """How many groups lie between the first and the last name.
+
+    If it goes on at `now`, up to the last whose files have had the time to come; None: it does not.
+    """
     times = sorted(time for name in names if (time := time_in(name)) is not None)
     if not times:
         return None
     last = times[-1]
-    if 0 < (now - last).total_seconds() < _STILL_OBSERVING_SECONDS:
-        last = now
+    if now is not None:
+        elapsed = (now - last).total_seconds()
+        if _FILES_COME_WITHIN_SECONDS < elapsed < _STILL_OBSERVING_SECONDS:
+            last = now - timedelta(seconds=_FILES_COME_WITHIN_SECONDS)
     return int((last - times[0]).total_seconds() / GROUP_SECONDS + 0.5) + 1
 
 
@@ -166,9 +173,12 @@ def make_nights(
     tasks: Sequence[ListedTask],
     steps: Sequence[str],
     totals: RegistryTotals | None,
-    now: datetime,
+    now: datetime | None,
 ) -> list[Night]:
-    """The nights of these tasks, the newest first; `steps` in the order of the columns."""
+    """The nights of these tasks, the newest first; `steps` in the order of the columns.
+
+    `now` is None where nothing changes any more.
+    """
     primary = [
         task
         for task in tasks

@@ -40,7 +40,9 @@ def add_pipeline_pages(router: APIRouter, frame: Frame, reports: Reports) -> Non
     async def nights_of(snapshot: Snapshot) -> list[Night]:
         database = await frame.database()
         totals = None if database is None else await asyncio.to_thread(read_totals, database)
-        return make_nights(snapshot.tasks, snapshot.steps, totals, snapshot.now)
+        return make_nights(
+            snapshot.tasks, snapshot.steps, totals, snapshot.now if frame.live else None
+        )
 
     @router.get("/")
     async def pipeline(request: Request) -> HTMLResponse:

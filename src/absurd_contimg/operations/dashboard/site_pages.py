@@ -12,13 +12,12 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from absurd_contimg.core.failures import UNRECOGNISED, FailureRule
 from absurd_contimg.operations.dashboard.charts import worker_chart
 from absurd_contimg.operations.dashboard.frame import Frame
 from absurd_contimg.operations.dashboard.task_pages import seconds_between
 from absurd_contimg.operations.overview import SiteOverview, WaitingTask
 from absurd_contimg.registry.operator_actions import OperatorAction, list_actions
-from absurd_contimg.workflows.failure_rules import CLASSIFIER
+from absurd_contimg.workflows.failure_rules import RULES_BY_ID
 
 _CHART_HOURS = 6.0
 _ACTIONS_SHOWN = 50
@@ -173,13 +172,8 @@ def chart_span(query: Mapping[str, str], now: datetime) -> tuple[float, datetime
     return hours, until
 
 
-def _rules() -> dict[str, FailureRule]:
-    return {rule.id: rule for rule in (*CLASSIFIER.rules, UNRECOGNISED)}
-
-
 def failure_rows(counts: Sequence[Mapping[str, int]], overview: SiteOverview) -> list[FailureRow]:
     """The sums over all queues, the most frequent first."""
-    rules = _rules()
     totals: dict[str, int] = {}
     for of_queue in counts:
         for name, number in of_queue.items():
@@ -187,7 +181,7 @@ def failure_rows(counts: Sequence[Mapping[str, int]], overview: SiteOverview) ->
     rows = []
     queue = next((q.queue_name for q in overview.queues if q.failures_by_kind), "")
     for name, number in sorted(totals.items(), key=lambda item: (-item[1], item[0])):
-        rule = rules.get(name)
+        rule = RULES_BY_ID.get(name)
         rows.append(
             FailureRow(
                 name,

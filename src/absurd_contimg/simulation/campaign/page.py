@@ -15,7 +15,7 @@ from absurd_contimg.simulation.campaign.campaign import Run
 from absurd_contimg.simulation.campaign.lost_time import LOSS_MEANINGS
 from absurd_contimg.simulation.campaign.summary import RunSummary, backlog
 from absurd_contimg.simulation.model.world import EPOCH
-from absurd_contimg.workflows.failure_rules import CLASSIFIER
+from absurd_contimg.workflows.failure_rules import RULES_BY_ID
 
 _GROUPS_DRAWN = 400
 _WORKERS_NAMED = 40
@@ -243,7 +243,7 @@ _KIND_MEANINGS = {
 
 
 def _advice() -> dict[str, str]:
-    return {rule.id: rule.advice for rule in CLASSIFIER.rules}
+    return {rule.id: rule.advice for rule in RULES_BY_ID.values()}
 
 
 def _figure(run: Run) -> str:
