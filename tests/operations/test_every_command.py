@@ -42,6 +42,7 @@ ARGUMENTS = {
     "inspect": ["/dev/null"],
     "synth": ["no-such-folder", "--preset", "no-such"],
     "history": ["no-such-group"],
+    "compare": ["no-such-group"],
     "logs": ["no-such-group"],
     "fork": ["no-such-group", "image"],
     "retry": ["no-such-group"],
@@ -59,7 +60,7 @@ ARGUMENTS = {
 """What a command cannot do without."""
 REFUSED = (
     *("inspect", "history", "logs", "fork", "retry", "photometry", "lightcurve", "batch create"),
-    *("batch cancel", "publish retry", "mosaic plan", "mosaic make"),
+    *("compare", "batch cancel", "publish retry", "mosaic plan", "mosaic make"),
     *("alerts test", "synth"),
 )
 """What is named is not there, or there is nothing to do."""

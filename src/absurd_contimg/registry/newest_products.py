@@ -1,4 +1,4 @@
-"""The newest product of each stage, for groups and windows: what reports are made of."""
+"""The products of groups and windows, the newest of each stage: what reports are made of."""
 
 from __future__ import annotations
 
@@ -39,12 +39,25 @@ def newest_products(
                 .order_by(Product.created_at, Product.key)
             )
             for row in session.scalars(query):
-                newest[row.group_id, row.stage] = RegisteredProduct(
-                    row.key,
-                    row.stage,
-                    row.group_id,
-                    Path(database.resolved(row.folder)),
-                    database.resolved(row.outputs),
-                    row.created_at,
-                )
+                newest[row.group_id, row.stage] = _registered(database, row)
     return newest
+
+
+def products_of(database: Database, name: str) -> list[RegisteredProduct]:
+    """All products of a group or window, the oldest first."""
+    query = (
+        select(Product).where(Product.group_id == name).order_by(Product.created_at, Product.key)
+    )
+    with database.reading() as session:
+        return [_registered(database, row) for row in session.scalars(query)]
+
+
+def _registered(database: Database, row: Product) -> RegisteredProduct:
+    return RegisteredProduct(
+        row.key,
+        row.stage,
+        row.group_id,
+        Path(database.resolved(row.folder)),
+        database.resolved(row.outputs),
+        row.created_at,
+    )

@@ -23,6 +23,7 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
     backup,
     batches,
     calibration,
+    compare,
     daemon,
     dashboard,
     deploy,

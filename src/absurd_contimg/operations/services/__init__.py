@@ -42,6 +42,11 @@ if TYPE_CHECKING:
         check_spawn,
         check_worker,
     )
+    from absurd_contimg.operations.services.product_comparison import (
+        ImageComparison,
+        ImageVersion,
+        compare_images,
+    )
     from absurd_contimg.operations.services.publications import (
         RetriedPublication,
         is_gone,
@@ -93,6 +98,8 @@ __all__ = [
     "BatchSummary",
     "GivenTables",
     "Hindrances",
+    "ImageComparison",
+    "ImageVersion",
     "LoopState",
     "MosaicPlan",
     "RetriedPublication",
@@ -111,6 +118,7 @@ __all__ = [
     "check_spawn",
     "check_worker",
     "closing_rules",
+    "compare_images",
     "database_url",
     "find_new_sources",
     "find_source",
