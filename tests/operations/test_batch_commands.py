@@ -109,11 +109,22 @@ def test_batch_is_started_paused_resumed_and_cancelled_with_its_running_task(
     assert shown["summary"]["items"]["spawned"] == 2
     assert [item["name"] for item in shown["items"]] == GROUPS[::-1]
 
+    async def cancel_one() -> None:
+        """No daemon has noted it yet."""
+        async with PostgresBackend(database_url) as backend:
+            task = next(iter(await backend.list_tasks(QUEUE, states=["running"])))
+            await backend.cancel_task(QUEUE, task.task_id)
+
+    asyncio.run(cancel_one())
+    assert "3 waiting, 1 spawned, 1 cancelled" in contimg("batch", "status")
+    shown = json.loads(contimg("batch", "status", batch, "--json"))
+    assert [item["state"] for item in shown["items"]].count("cancelled") == 1
+
     assert "needs a reason" in contimg("batch", "pause", batch, refused=True)
     assert "paused (disk)" in contimg("batch", "pause", batch, "--reason", "disk")
     assert "is paused: disk" in contimg("batch", "pause", batch, "--reason", "x", refused=True)
     feed_once(registry_path, database_url)
-    assert "2 spawned" in contimg("batch", "status")
+    assert "1 spawned, 1 cancelled" in contimg("batch", "status")
     assert "active" in contimg("batch", "resume", batch)
     cancelled = contimg("batch", "cancel", batch, "--reason", "wrong settings")
     assert "cancelled (wrong settings)" in cancelled

@@ -185,7 +185,7 @@ class _QueueFeeder:
             if item.task_id is not None:
                 task_id = UUID(item.task_id)
                 result = await self._backend.get_task_result(self._queue, task_id)
-                states[item.position] = _ITEM_STATES[None if result is None else result.state]
+                states[item.position] = ITEM_STATES[None if result is None else result.state]
             elif batch.state is BatchState.CANCELLED:
                 states[item.position] = ItemState.CANCELLED
         states = {place: state for place, state in states.items() if state is not ItemState.SPAWNED}
@@ -227,7 +227,7 @@ class _QueueFeeder:
         return len(task_ids)
 
 
-_ITEM_STATES: Mapping[str | None, ItemState] = {
+ITEM_STATES: Mapping[str | None, ItemState] = {
     **dict.fromkeys(LIVE_STATES, ItemState.SPAWNED),
     "completed": ItemState.COMPLETED,
     "failed": ItemState.FAILED,

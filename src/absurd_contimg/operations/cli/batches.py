@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +30,7 @@ from absurd_contimg.operations.cli.app import (
 )
 from absurd_contimg.operations.cli.plan_output import plan_json, show_plan
 from absurd_contimg.operations.cli.times import parse_time
-from absurd_contimg.operations.console import console, counted, message_line
+from absurd_contimg.operations.console import console, counted, error_console, message_line
 from absurd_contimg.settings import Settings
 from absurd_contimg.similar_names import did_you_mean
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from absurd_contimg.ingest.selection import Selection
     from absurd_contimg.operations.services import Actions, BatchActions, BatchSummary
     from absurd_contimg.registry import Registry
-    from absurd_contimg.registry.batches import BatchState
+    from absurd_contimg.registry.batches import Batch, Batches, BatchState, ItemState
 
 batch_app = typer.Typer(
     no_args_is_help=True,
@@ -191,15 +192,16 @@ def batch_status(
     batch: Annotated[str | None, typer.Argument(help="One batch. Default: all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show batches and how many of their items are in each state."""
-    from absurd_contimg.operations.services import BatchSummary
+    """Show batches and how many of their items are in each state, as their tasks are now."""
     from absurd_contimg.registry.batches import Batches, ItemState
 
     with _registry(state.settings()) as registry:
         batches = Batches(registry.database)
         chosen = batches.batches() if batch is None else [batches.batch(batch)]
-        summaries = [BatchSummary(each, batches.counts(each.batch_id)) for each in chosen]
+        read = _read_batches(batches, chosen)
         items = [] if batch is None else batches.items(batch)
+    summaries = [summary for summary, _ in read]
+    items = [replace(item, state=read[0][1].get(item.position, item.state)) for item in items]
     if as_json:
         print_json(summaries if batch is None else {"summary": summaries[0], "items": items})
         return
@@ -212,6 +214,23 @@ def batch_status(
         console.print(message_line(f"  failed: {item.name}, task {item.task_id}"))
     if failed[_SHOWN_MAX:]:
         console.print(f"  and {len(failed) - _SHOWN_MAX} more: --json shows all")
+
+
+def _read_batches(
+    batches: Batches, chosen: Sequence[Batch]
+) -> list[tuple[BatchSummary, dict[int, ItemState]]]:
+    """By their tasks; where the database is away, as the daemon last noted, which is said."""
+    from absurd_contimg.core.errors import BackendUnavailable
+    from absurd_contimg.operations.services import BatchSummary, read_batch
+
+    async def read(backend: Backend) -> list[tuple[BatchSummary, dict[int, ItemState]]]:
+        return [await read_batch(backend, batches, each) for each in chosen]
+
+    try:
+        return with_backend(state.settings(), read, create=False) if chosen else []
+    except (BackendUnavailable, MissingInputError) as error:
+        error_console.print(message_line(f"As the daemon last noted it: {error}"))
+        return [(BatchSummary(each, batches.counts(each.batch_id)), {}) for each in chosen]
 
 
 @batch_app.command("pause")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         cancel_batch,
         named_items,
         plan_selection,
+        read_batch,
         recent_histories,
     )
     from absurd_contimg.operations.services.cancellation import cancel
@@ -137,6 +138,7 @@ __all__ = [
     "plan_of",
     "plan_selection",
     "poll_once",
+    "read_batch",
     "read_hindrances",
     "read_site",
     "read_site_time",

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from uuid import UUID
 
-from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.errors import QueueNotFound
-from absurd_contimg.core.records import History
+from absurd_contimg.core.records import History, Task
+from absurd_contimg.core.task_queries import TaskFilter
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.context import MosaicInputs
 from absurd_contimg.history.summary import read_histories
-from absurd_contimg.ingest.batches import FeedRules, create_batch, feed, reprocessing_queue
+from absurd_contimg.ingest.batches import (
+    ITEM_STATES,
+    FeedRules,
+    create_batch,
+    feed,
+    reprocessing_queue,
+)
 from absurd_contimg.ingest.reprocessing import (
     ReprocessingPlan,
     group_inputs,
@@ -52,6 +62,30 @@ class BatchSummary:
 
     batch: Batch
     items: Mapping[ItemState, int]
+
+
+async def read_batch(
+    inspection: Inspection, batches: Batches, batch: Batch
+) -> tuple[BatchSummary, dict[int, ItemState]]:
+    """A batch as its tasks are now, and by position the items of which more is known than noted.
+
+    The daemon notes at its polls how items end, and nobody notes what becomes of a failed one that
+    is retried.
+    """
+    states = (ItemState.SPAWNED, ItemState.FAILED)
+    items = [item for state in states for item in batches.items(batch.batch_id, state)]
+    by_task = {UUID(item.task_id): item for item in items if item.task_id is not None}
+    wanted, tasks = TaskFilter(task_ids=list(by_task)), list[Task]()
+    if by_task:
+        with suppress(QueueNotFound):
+            tasks = await inspection.find_tasks(batch.queue, wanted, limit=len(by_task))
+    counts, changed = Counter(batches.counts(batch.batch_id)), {}
+    for task in tasks:
+        item, state = by_task[task.task_id], ITEM_STATES[task.state]
+        if state is not item.state:
+            changed[item.position] = state
+            counts.update({state: 1, item.state: -1})
+    return BatchSummary(batch, {state: counts[state] for state in ItemState}), changed
 
 
 def batch_steps(
