@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from dataclasses import astuple
@@ -13,6 +14,7 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase, jsonb
 from absurd_contimg.core.backend import Backend, Inspection
@@ -36,6 +38,7 @@ from absurd_contimg.history.history_file import (
     read_histories_file,
     write_histories,
 )
+from absurd_contimg.operations.cli.main import app
 
 QUEUE = "dsa110-pipeline"
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
@@ -283,3 +286,16 @@ def test_a_file_that_is_not_written_to_its_end_is_not_there(tmp_path: Path) -> N
         write_histories(path, broken())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+async def test_advice_about_a_file_names_the_file(tmp_path: Path) -> None:
+    """It named the list of the database's tasks, where there may be no database at all."""
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue(QUEUE)
+    await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G"})
+    path = tmp_path / "of a night.gz"
+    (task,) = await backend.list_tasks(QUEUE)
+    write_histories(path, await backend.histories(QUEUE, [task.task_id]))
+    options = ["--folder", str(tmp_path), "history", "other", "--from", str(path)]
+    shown = await asyncio.to_thread(CliRunner().invoke, app, options)
+    assert f"contimg status --from '{path}' lists the tasks." in str(shown.exception)

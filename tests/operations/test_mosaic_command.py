@@ -106,6 +106,7 @@ def test_window_is_planned_and_made_once(new_site: Callable[[], Site]) -> None:
         assert 0.002 < planned["noise_jy"] < 0.004
         text = site.run("plan").stdout
         assert "its imager crashed" in text
+        assert "contimg mosaic show is of all that the mosaic covers" in text
         assert all(len(line) <= 80 for line in text.splitlines() if groups[2] not in line)
         first, second, third = (
             json.loads(site.run("make", "window-1", "--json", *again).stdout)["spawned"][0]

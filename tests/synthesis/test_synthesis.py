@@ -258,3 +258,6 @@ def test_options_and_faults_are_listed_with_their_meanings() -> None:
         assert meaning, name
     for kind in FaultKind:
         assert f"{kind}:GROUP:SUBBAND" in shown
+    presets = " ".join(shown.partition("preset")[2].split())
+    assert "demo nothing: the defaults" in presets
+    assert "full n_antennas=96, channels_per_subband=48" in presets

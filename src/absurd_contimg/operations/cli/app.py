@@ -325,7 +325,8 @@ async def find_tasks(backend: Inspection, settings: Settings, name: str) -> list
         for history in candidates:
             newest.setdefault(kind_of(history.task.task_name), history)
         return [newest[kind] for kind in sorted(newest)]
-    hint = "contimg status lists the tasks."
+    file = f" --from {shlex.quote(str(backend.path))}" if isinstance(backend, HistoryFile) else ""
+    hint = f"contimg status{file} lists the tasks."
     if candidates:
         ends = ", ".join(str(each.task.task_id)[-12:] for each in candidates[:_SHOWN_MAX])
         raise MissingInputError(

@@ -90,6 +90,11 @@ def plan(
         counts = str(len(item.members)), str(len(item.left_out))
         table.add_row(cell(item.window_id), item.tier, *counts, size, noise)
     console.print(table)
+    if any(item.noise_jy is not None for item in plans):
+        console.print(
+            "Noise: expected from that of the images, at their middles, the median. That of\n"
+            "contimg mosaic show is of all that the mosaic covers, its edges too."
+        )
     for item in plans:
         if item.problem:
             console.print(message_line(f"{item.window_id}: {item.problem}"), soft_wrap=True)

@@ -30,8 +30,12 @@ def _list_options(wanted: bool) -> None:
     faults = KeyedTable("fault", "meaning")
     for kind, meaning in FAULT_MEANINGS.items():
         faults.add_row(f"{kind}:GROUP:SUBBAND", meaning)
-    presets = ", ".join(_PRESETS)
-    console.print(Group(options, "", faults, "", f"Presets change some of these: {presets}."))
+    presets = KeyedTable("preset", "sets, beside the defaults")
+    for name in _PRESETS:
+        values = getattr(SynthesisConfig, name)()
+        given = [f"{field}={value}" for field, value in values if field in values.model_fields_set]
+        presets.add_row(name, ", ".join(given) or "nothing: the defaults")
+    console.print(Group(options, "", faults, "", presets))
     raise typer.Exit
 
 
