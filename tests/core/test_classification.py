@@ -352,7 +352,9 @@ def test_evidence_of_an_earlier_version_is_read() -> None:
 def test_every_rule_says_what_to_do_and_where_it_was_seen() -> None:
     for rule in CLASSIFIER.rules:
         assert re.fullmatch(r"[a-z0-9-]+", rule.id)
-        assert rule.advice.endswith((".", "TASK", "GROUP", "KEY", "doctor")), rule.id
+        assert rule.advice.endswith((".", "TASK", "GROUP", "KEY", "doctor", "accept-folder")), (
+            rule.id
+        )
         assert rule.source
         assert rule.sorts_of_evidence(), rule.id
 
