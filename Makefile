@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo dashboard night test test-site search check setup clean
+.PHONY: demo dashboard night test run-tests collect test-site search check style types setup clean
 
 setup: $(VENV)/.installed
 
@@ -30,15 +30,19 @@ dashboard: setup
 night: setup
 	$(BIN)/contimg night --force night
 
-check: setup
+check: style types
+
+style: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+types: setup
+	$(BIN)/mypy
+
 # A file's tests run in one process, as they share what is costly; the longest files begin first (tests/conftest.py).
-# Two processes a core, as half of the time is waiting: for leases, servers, processes that end.
-PYTEST := $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 15
+# Three processes a core, as half of the time is waiting: for leases, servers, processes that end.
+PYTEST := $(BIN)/pytest -n 6 --dist loadfile --no-loadscope-reorder --durations 15
 
 # Whole sites, which take minutes: hosts in network namespaces, upgrades from earlier releases of Absurd,
 # services, the commands of the guide, emergencies, the dashboard in a browser.
@@ -46,7 +50,15 @@ SITE_TESTS := tests/hosts tests/upgrades tests/operations/test_operations_guide.
 	tests/operations/test_troubleshooting.py tests/operations/test_emergency.py \
 	tests/operations/test_service_manager.py tests/operations/dashboard/test_browser.py
 
-test: check
+# Types are checked beside the tests, on one core.
+test: style
+	@$(MAKE) --no-print-directory --jobs 2 types run-tests
+
+# Else each of the processes would compile every file of a fresh clone.
+collect: setup
+	@$(BIN)/pytest --collect-only --quiet >/dev/null || $(BIN)/pytest --collect-only --quiet
+
+run-tests: collect
 	$(PYTEST) $(SITE_TESTS:%=--ignore=%)
 
 test-site: check
