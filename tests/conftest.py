@@ -45,6 +45,9 @@ os.environ.pop("PYTEST_DISABLE_PLUGIN_AUTOLOAD", None)
 # Else pydantic reads the metadata of every installed package in each process that a test starts.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
+# As in the environment of stages: numba compiles for 2 s in each process that numbers baselines.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+
 # Typer builds all commands again at each call: a third of a short command, a thousand times.
 typer.testing._get_command = functools.cache(typer.testing._get_command)  # type: ignore[assignment]
 

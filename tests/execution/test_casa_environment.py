@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from datetime import date
 from pathlib import Path
@@ -28,6 +30,27 @@ def test_the_environment_names_files_below_its_folder(tmp_path: Path) -> None:
     assert settings["data_auto_update"] is False
     assert Path(str(settings["measurespath"]), "geodetic/Observatories").is_dir()
     assert {name for name in sys.modules if name.startswith("casatools")} == already
+
+
+def test_baselines_are_numbered_without_a_compiler(tmp_path: Path) -> None:
+    """Numba's takes 2 s in each process; the numbers are those of UVH5."""
+    environment = casa.casa_environment(tmp_path, tmp_path / "casa.log")
+    code = (
+        "import numba; from pyuvdata.utils import antnums_to_baseline as number;"
+        "print(numba.config.DISABLE_JIT, number([1, 2], [3, 117], Nants_telescope=118).tolist())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout.split(maxsplit=1) == [
+        "1",
+        f"[{2048 + 3 + 65536}, {2 * 2048 + 117 + 65536}]\n",
+    ]
 
 
 def test_the_leap_second_table_is_current_and_otherwise_unchanged(tmp_path: Path) -> None:

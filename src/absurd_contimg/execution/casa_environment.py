@@ -57,6 +57,9 @@ def casa_environment(folder: Path, log: Path, today: date | None = None) -> dict
         "TMPDIR": str(folder / "tmp"),
         "CASA_TMPDIR": str(folder / "tmp"),
         "HDF5_USE_FILE_LOCKING": "FALSE",
+        # pyuvdata numbers baselines with numba, which compiles for 2 s in each process what numpy
+        # does in a millisecond for a group of full size; nothing else here uses it.
+        "NUMBA_DISABLE_JIT": "1",
         "PYTHONHASHSEED": "0",
     }
 

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def use_bundled_tables() -> None:
-    """Have astropy take UT1 and leap seconds from ``astropy-iers-data``, a year ahead."""
+    """Have astropy take UT1 and leap seconds from ``astropy-iers-data``, a year ahead.
+
+    Reading them takes half a second, once in a process; a stage server does it for its stages.
+    """
     from astropy.utils import iers
 
     iers.conf.auto_download = False

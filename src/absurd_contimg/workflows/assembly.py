@@ -69,7 +69,8 @@ def make_stage_server(
     """The server of a worker's stages; its folder goes with the worker's scratch."""
     stages = (*pipeline_stages(registry), *mosaic.mosaic_stages(), PhotometryStage())
     own = dict.fromkeys(type(stage).__module__ for stage in stages)
-    modules = (*_LARGE_MODULES, *own, "absurd_contimg.science.preparation:prepare")
+    tables = "absurd_contimg.science.earth_orientation:use_bundled_tables"
+    modules = (*_LARGE_MODULES, *own, tables)
     threads = config.execution.threads
     return StageServer(scratch.folder / ".stage-server", casa_environment, modules, threads)
 
