@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,10 @@ from arriving_groups import DaemonSite, file_name, group_id, write_subband
 from absurd_contimg.errors import CorruptInputError
 from absurd_contimg.ingest import arrivals
 from absurd_contimg.ingest.closing import ArrivalRules, ClosingRules
-from absurd_contimg.ingest.group_notes import group_note
+from absurd_contimg.ingest.group_notes import group_note, subbands_text
 from absurd_contimg.ingest.incoming_folder import IncomingFolder
 from absurd_contimg.ingest.spawn import spawn_groups
-from absurd_contimg.registry.models import FileState, IngestState
+from absurd_contimg.registry.models import FileState, GroupStatus, IngestState
 from absurd_contimg.science.raw_pointing import read_pointing
 from absurd_contimg.settings import load_settings
 
@@ -159,6 +160,12 @@ async def test_a_change_after_acceptance_is_reported_and_processed_on_command(
     site.write(0, [15])
     await site.polls(60, 3)
     assert site.file_states(0)[FileState.CHANGED] == [3]
+    assert subbands_text(site.group(0), 16) == "15 of 16, 1 changed"
+    failed = replace(site.group(0), status=GroupStatus.FAILED)
+    note = group_note(failed, None, site.closing, site.clock.now())
+    assert note.endswith(
+        f"reopen {group_id(0)} (where its conversion has failed also: contimg retry {group_id(0)})"
+    )
     assert "changed after the group was closed" in caplog.text
     assert len(await site.tasks()) == 1
     assert site.tables.reopen_group(group_id(0), site.clock.now()) == 2

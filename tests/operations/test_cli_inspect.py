@@ -29,7 +29,9 @@ from absurd_contimg.operations.cli.failure_table import RULES
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services.quarantine import to_be_retried
 from absurd_contimg.operations.services.worker_identity import unique_worker_id
+from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.service_records import ServiceKind, ServiceRecord, store_service
 from absurd_contimg.workflows import photometry, publication
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
@@ -269,6 +271,33 @@ def test_workers_of_other_programs_are_named(contimg: Contimg, database_url: str
     text = contimg("status", "--limit", "2").stdout
     assert "Leases are held by: sdk-1 (1 run)" in text
     assert re.search(r"other programs at these tasks: sdk-2 \(last claim \d+ s ago\)", text)
+
+
+def test_a_retried_group_has_not_failed_any_more(
+    contimg: Contimg, tmp_path: Path, database_url: str
+) -> None:
+    """`groups` called it failed while its task ran. An earlier task of it is named."""
+
+    async def prepare(backend: PostgresBackend) -> str:
+        await spawn_failed(backend, "2026-01-25T22:26:40", "bad-input")
+        await spawn_failed(backend, "2026-01-25T22:26:40", "bad-input")
+        newest, earlier = await backend.list_tasks(QUEUE)
+        return f"{newest.task_id} {earlier.task_id}"
+
+    newest, earlier = on_queue(database_url, prepare).split()
+    (tmp_path / "state").mkdir(exist_ok=True)
+    with closing(Registry(tmp_path / "state" / "registry.sqlite3")) as registry:
+        group = "2026-01-25T22:26:40"
+        registry.register_files([Path(f"/in/{group}_sb00.hdf5")])
+        registry.set_group_status(group, GroupStatus.FAILED, "sb00 is cut")
+        IngestionTables(registry.database).note_task(group, 1, newest)
+    history = contimg("history", group).stdout
+    assert "Earlier task of it, failed: contimg" in history
+    assert f"history {earlier}" in history
+    assert "Later task of it, failed" in contimg("history", earlier).stdout
+    assert contimg("retry", group).exit_code == 0
+    (shown,) = json.loads(contimg("groups", "--json").stdout)
+    assert (shown["status"], shown["reason"]) == ("discovered", "")
 
 
 def test_retry_of_a_group_is_that_of_all_its_tasks_that_have_failed(

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event
+from toy_products import toy_product
 
+from absurd_contimg.products.filesystem import LOCAL
+from absurd_contimg.products.manifest import InputEntry
+from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.grouping import group_name
 from absurd_contimg.registry.models import FileState, Product, SubbandFile
@@ -44,6 +49,27 @@ def test_files_are_listed_by_time_group_and_state(registry: Registry) -> None:
         session.get_one(SubbandFile, str(FILES[0])).state = FileState.CHANGED.value
     (changed,) = list_files(database, states=[FileState.CHANGED])
     assert (changed.path, changed.state) == (FILES[0], FileState.CHANGED)
+
+
+def test_a_file_that_was_replaced_counts_as_accepted_when_it_is_converted(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """It stayed changed for ever; one that is not what the product was made from does."""
+    paths = [tmp_path / path.name for path in FILES[:2]]
+    for path in paths:
+        path.write_text("new")
+    registry.register_files(paths)
+    group = group_name(START)
+    with registry.database.writing() as session:
+        for path in paths:
+            session.get_one(SubbandFile, str(path)).state = FileState.CHANGED.value
+    digests = (LOCAL.digest(paths[0]), "of another file")
+    inputs = [InputEntry(str(path), "file", d) for path, d in zip(paths, digests, strict=True)]
+    folder = toy_product(tmp_path / "products", stage="convert", group_id=group)
+    manifest = replace(load_committed(folder), inputs=tuple(inputs))
+    registry.register(folder, manifest)
+    states = {file.path: (file.state, file.size) for file in list_files(registry.database)}
+    assert states == {paths[0]: (FileState.WHOLE, 3), paths[1]: (FileState.CHANGED, None)}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from absurd_contimg.ingest.arrivals import collecting_group, describe_files
 from absurd_contimg.ingest.closing import ClosingRules, decide, name_subbands
 from absurd_contimg.ingest.windows import waits_for
 from absurd_contimg.registry.ingestion_records import IngestGroup
-from absurd_contimg.registry.models import FileState, IngestState
+from absurd_contimg.registry.models import FileState, GroupStatus, IngestState
 from absurd_contimg.registry.windows import Window
 
 
@@ -18,6 +18,13 @@ def present_subbands(group: IngestGroup) -> int:
     there = (FileState.WHOLE, FileState.ARRIVING)
     present = {file.subband for file in group.files if file.state in there}
     return len(present) if group.n_subbands is None else group.n_subbands
+
+
+def subbands_text(group: IngestGroup, expected: int) -> str:
+    """``15 of 16``; of a closed group also how many files have changed since."""
+    text = f"{present_subbands(group)} of {expected}"
+    changed = sum(file.state is FileState.CHANGED for file in group.files)
+    return f"{text}, {changed} changed" if changed else text
 
 
 def group_note(group: IngestGroup, next_seen: float | None, rules: ClosingRules, now: float) -> str:
@@ -52,7 +59,10 @@ def _reopen(group: IngestGroup) -> str:
     if group.ingest_state is IngestState.REJECTED:
         return f"when its files are there: contimg reopen {group.group_id}"
     if any(file.state in _TAKEN_BY_REOPEN for file in group.files):
-        return f"to process it again with these: contimg reopen {group.group_id}"
+        text = f"to process it again with these: contimg reopen {group.group_id}"
+        if group.status in (GroupStatus.FAILED, GroupStatus.QUARANTINED):
+            text += f" (where its conversion has failed also: contimg retry {group.group_id})"
+        return text
     return ""
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from absurd_contimg.registry.database import chunks
+from absurd_contimg.registry.database import Database, chunks
 from absurd_contimg.registry.models import GroupStatus, ObservationGroup, SubbandFile
 
 
@@ -22,6 +22,19 @@ class Group:
     reason: str | None
     files: tuple[Path, ...]
     """In the order of their sub-bands."""
+
+
+def note_retried(database: Database, task_ids: Collection[str]) -> None:
+    """The groups of these tasks are under way again, not failed or in quarantine any more."""
+    ended = (GroupStatus.FAILED.value, GroupStatus.QUARANTINED.value)
+    with database.writing() as session:
+        for part in chunks(sorted(task_ids)):
+            session.execute(
+                update(ObservationGroup)
+                .where(ObservationGroup.task_id.in_(part))
+                .where(ObservationGroup.status.in_(ended))
+                .values(status=GroupStatus.DISCOVERED.value, reason=None)
+            )
 
 
 def with_files(session: Session, rows: Sequence[ObservationGroup]) -> list[Group]:

@@ -56,7 +56,11 @@ from absurd_contimg.registry.product_entry import (
 )
 from absurd_contimg.registry.publications import Publications
 from absurd_contimg.registry.removed_products import RemovedProduct
-from absurd_contimg.registry.subband_files import files_in_groups
+from absurd_contimg.registry.subband_files import (
+    accept_replaced,
+    files_in_groups,
+    replaced_inputs,
+)
 from absurd_contimg.registry.transits import GroupObservation, observed_groups
 
 
@@ -113,9 +117,14 @@ class Registry:
 
     @patient
     def register(self, folder: Path, manifest: Manifest) -> None:
-        """Enter a committed product; the same one again changes nothing."""
+        """Enter a committed product; the same one again changes nothing.
+
+        A file that was replaced before the product was made of it counts as accepted.
+        """
+        replaced = replaced_inputs(self.database, manifest)
         with self.database.writing() as session:
             enter_product(session, self.database, folder, manifest)
+            accept_replaced(session, replaced)
 
     @patient
     def note_removed(self, removed: RemovedProduct) -> bool:

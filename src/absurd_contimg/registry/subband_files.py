@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from absurd_contimg.products.filesystem import LOCAL
+from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.registry.database import Database, chunks
 from absurd_contimg.registry.models import FileState, SubbandFile
 
@@ -44,6 +47,35 @@ def files_in_groups(session: Session, paths: Sequence[str]) -> dict[str, str]:
         for path, group_id in session.execute(query):
             groups[path] = group_id
     return groups
+
+
+def replaced_inputs(database: Database, manifest: Manifest) -> list[Path]:
+    """The files that were replaced after their group was closed and are, as they are now, what the
+    product was made from. Reads them, outside of any transaction.
+    """
+    digests = {entry.path: entry.digest for entry in manifest.inputs if entry.kind == "file"}
+    if not digests:
+        return []
+    changed = list_files(database, group_id=manifest.group_id, states=[FileState.CHANGED])
+    return [file.path for file in changed if _digest(file.path) == digests.get(str(file.path))]
+
+
+def _digest(path: Path) -> str:
+    try:
+        return LOCAL.digest(path)
+    except OSError:
+        return ""
+
+
+def accept_replaced(session: Session, paths: Sequence[Path]) -> None:
+    """These files count as accepted as they are now."""
+    for path in paths:
+        row = session.get(SubbandFile, str(path))
+        if row is not None and row.state == FileState.CHANGED:
+            with suppress(OSError):
+                status = path.stat()
+                row.size, row.mtime_ns = status.st_size, status.st_mtime_ns
+                row.state, row.reason = FileState.WHOLE.value, None
 
 
 def list_files(

@@ -107,7 +107,7 @@ def _report_end(watching: asyncio.Task[None]) -> None:
 def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) -> None:
     """Show the groups: sub-bands, state, what they wait for, late and refused files."""
     from absurd_contimg.ingest.arrivals import next_seen
-    from absurd_contimg.ingest.group_notes import group_note, present_subbands
+    from absurd_contimg.ingest.group_notes import group_note, subbands_text
     from absurd_contimg.operations.services import closing_rules, read_site_time
 
     settings = state.settings()
@@ -136,7 +136,7 @@ def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) ->
     )
     for item in shown:
         table.add_row(
-            cell(item.group_id), cell(item.ingest_state), f"{present_subbands(item)} of {expected}",
+            cell(item.group_id), cell(item.ingest_state), subbands_text(item, expected),
             cell(item.status), cell(notes[item.group_id]),
         )  # fmt: skip
     console.print(table)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from operator import attrgetter
 from pathlib import Path
@@ -19,7 +20,7 @@ from rich.text import Text
 from absurd_contimg.config.meanings import setting_meanings
 from absurd_contimg.config.variables import VARIABLES
 from absurd_contimg.core.backend import Backend, Inspection
-from absurd_contimg.core.records import History
+from absurd_contimg.core.records import History, Task
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.execution.logs import (
@@ -41,6 +42,8 @@ from absurd_contimg.settings import Settings, known_settings
 from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.terminal_tables import KeyedTable
 
+_OTHERS_MAX = 5
+
 if TYPE_CHECKING:
     from absurd_contimg.operations.night_report import NightReport
     from absurd_contimg.operations.overview import GroupOverview
@@ -60,22 +63,43 @@ def history(
 
     settings = state.settings()
 
-    async def read(backend: Inspection) -> tuple[History, WaitContext]:
+    async def read(backend: Inspection) -> tuple[History, WaitContext, list[Task]]:
         record = await shared.find_task(backend, settings, task)
+        others = await _other_tasks(backend, record)
         context, _ = await shared.read_waits(settings, backend, from_file)
         (joined,) = await with_stage_tasks(backend, [record])
-        return joined, context
+        return joined, context, others
 
-    record, context = shared.with_inspection(settings, from_file, read)
+    record, context, others = shared.with_inspection(settings, from_file, read)
     explanation = explain_wait(record, context)
     if as_json:
-        waits = {"waiting": find_wait_reason(record), "why": explanation}
+        waits = {
+            "waiting": find_wait_reason(record),
+            "why": explanation,
+            "other_tasks": [each.task_id for each in others],
+        }
         shared.print_json({**waits, **to_jsonable_python(record)})
     else:
         console.print(history_table(record, explanation))
+        for other in others:
+            when = "Earlier" if other.enqueue_at < record.task.enqueue_at else "Later"
+            command = state.command(f"history {other.task_id}")
+            text = f"{when} task of it, {other.state}: {command}"
+            console.print(message_line(text), soft_wrap=True)
         for failure in failed_runs(record) if traceback else ():
             text = failure.traceback or "no traceback is known"
             console.out(f"\nattempt {failure.attempt}: {failure.text}\n{text}", highlight=False)
+
+
+async def _other_tasks(backend: Inspection, history: History) -> list[Task]:
+    """The tasks that did the same for the group or window of a task, the newest first."""
+    params = history.task.params if isinstance(history.task.params, Mapping) else {}
+    named = {key: params[key] for key in ("group_id", "window_id") if key in params}
+    if not named:
+        return []
+    tasks = await backend.list_tasks(history.queue_name, params=named)
+    same = [each for each in tasks if each.task_name == history.task.task_name]
+    return [each for each in same if each.task_id != history.task.task_id][:_OTHERS_MAX]
 
 
 @app.command()

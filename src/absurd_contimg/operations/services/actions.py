@@ -7,6 +7,8 @@ the same record. Works on any backend; without a registry the log alone has the 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Self
@@ -22,7 +24,7 @@ from absurd_contimg.core.records import (
     SpawnedTask,
     SpawnOptions,
 )
-from absurd_contimg.errors import InputError, MissingInputError, SettingError
+from absurd_contimg.errors import AwayError, InputError, MissingInputError, SettingError
 from absurd_contimg.operations.services.action_records import (
     ActionRecords,
     Source,
@@ -33,9 +35,12 @@ from absurd_contimg.operations.services.quarantine import release, retry_all_fai
 from absurd_contimg.operations.services.registry_tables import Tables
 from absurd_contimg.operations.services.site_clock import SiteClock
 from absurd_contimg.registry import Registry
+from absurd_contimg.registry.groups import note_retried
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.workflows.task_versions import headers_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,9 @@ class Actions:
     async def retry(self, queue: str, task_id: UUID, reason: str = "") -> SpawnedTask:
         """Run a failed task again from its last checkpoint, with full budgets."""
         async with self.records.recorded("retry", str(task_id), reason):
-            return await retry_failed(self.backend, await self.history(queue, task_id))
+            retried = await retry_failed(self.backend, await self.history(queue, task_id))
+        await self._note_retried([retried])
+        return retried
 
     async def retry_all_failed(
         self, queue: str, rule: str | None = None, reason: str = ""
@@ -90,7 +97,21 @@ class Actions:
         retried, refusals = await retry_all_failed(self.backend, queue, rule)
         for task in retried:
             await self.records.record("retry", str(task.task_id), reason, "done")
+        await self._note_retried(retried)
         return retried, refusals
+
+    async def _note_retried(self, tasks: Sequence[SpawnedTask]) -> None:
+        """Their groups have not failed any more; without the registry their tasks set it."""
+
+        def note() -> None:
+            database = self.tables.existing()
+            if database is not None and tasks:
+                note_retried(database, [str(task.task_id) for task in tasks])
+
+        try:
+            await asyncio.to_thread(note)
+        except AwayError as error:
+            _log.warning("the registry still calls the groups of retried tasks failed: %s", error)
 
     async def release(
         self, registry: Registry, group_id: str, history: History, reason: str = ""
