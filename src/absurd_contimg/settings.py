@@ -42,7 +42,7 @@ class Settings:
     grace_seconds: float = 10.0
     transient_attempts: int = 3
     disk_warn_gb: float | None = None
-    """None: see `operations.services.disk_guard.Watermarks`."""
+    """None: see `execution.disk_marks.Watermarks`."""
     disk_critical_gb: float | None = None
     on_shortage: str = "wait"
     """``wait`` or ``fail``: what a stage does when the disk is full or memory is short."""

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import reserve
 from absurd_contimg.execution.scratch import ScratchOwner
+from absurd_contimg.stages.convert import ConvertStage
 
 MB = 1 << 20
 
@@ -58,3 +60,14 @@ def _die(owner: ScratchOwner) -> None:
     """As the kernel ends a process: the lock is free, the files stay."""
     assert owner._lock is not None
     os.close(owner._lock)
+
+
+def test_a_stage_of_tiny_data_expects_its_tables(tmp_path: Path) -> None:
+    """Twice 1000 bytes of raw data were expected, and a Measurement Set was written."""
+    (tmp_path / "raw").write_bytes(bytes(1000))
+
+    class Tiny(ConvertStage):
+        def input_paths(self, _context: PipelineContext) -> list[Path]:
+            return [tmp_path / "raw"]
+
+    assert Tiny().expected_bytes(None) == 16_000_000  # type: ignore[arg-type]

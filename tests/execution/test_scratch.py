@@ -17,6 +17,7 @@ import pytest
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.scratch import (
     Janitor,
+    RemovedFolder,
     ScratchInUseError,
     ScratchOwner,
     safe_name,
@@ -214,3 +215,9 @@ def test_an_attempt_that_has_gone_leaves_nothing_of_its_run(tmp_path: Path) -> N
             folder.mkdir(parents=True)
             owner.remove_path(folder)
         assert [path.name for path in owner.folder.iterdir()] == [MARK_NAME]
+
+
+def test_a_removed_folder_is_told_in_words(tmp_path: Path) -> None:
+    """The log had the record as Python writes it."""
+    folder = tmp_path / "worker-1"
+    assert str(RemovedFolder("worker-1", folder, 7_300_000)) == f"{folder} of worker-1, 7.3 MB"

@@ -138,6 +138,16 @@ async def test_a_task_that_could_run_tells_what_keeps_workers_from_it(
     assert text in explanation.sentence
 
 
+async def test_the_sentence_has_no_full_stop_of_its_own(memory: MemoryBackend) -> None:
+    """What shows it ends it: "Remove old products, or lower CONTIMG_DISK_CRITICAL_GB.."."""
+    spawned = await memory.spawn_task(QUEUE, "task", {"group_id": "G"})
+    history = await memory.history(QUEUE, spawned.task_id)
+    assert history is not None
+    worker = WorkerFact("w1", "dsa-1", problem="/data is full. Remove old products.")
+    explanation = await explained(memory, history, workers=[worker])
+    assert explanation.sentence.endswith("claims nothing: /data is full. Remove old products")
+
+
 async def test_a_running_task_tells_its_worker_its_step_and_its_lease(
     memory: MemoryBackend,
 ) -> None:

@@ -16,10 +16,11 @@ from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.errors import SettingError
+from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.runner import check_folders
 from absurd_contimg.execution.scratch import ScratchOwner, living_owners
 from absurd_contimg.operations.overview.disks import measure
-from absurd_contimg.operations.services.disk_guard import DiskGuard, Watermarks, worker_notes
+from absurd_contimg.operations.services.disk_guard import DiskGuard, worker_notes
 from absurd_contimg.operations.services.worker_service import make_policy, sweep_scratch
 from absurd_contimg.settings import load_settings
 

@@ -17,7 +17,10 @@ from small_disk import mounted
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.execution.casa_environment import casa_environment
+from absurd_contimg.execution.disk_marks import Watermarks
+from absurd_contimg.execution.disk_usage import DiskUsage, size_text
 from absurd_contimg.operations.doctor import Finding, diagnose, doctor, software
+from absurd_contimg.operations.services.disk_guard import DiskGuard
 from absurd_contimg.science.catalogue import SkySource, write_catalogue
 
 
@@ -236,20 +239,32 @@ def test_limit_of_open_files_is_the_one_it_can_be_raised_to(
     assert ok or "LimitNOFILE=65536" in finding.remedy
 
 
-def test_a_full_disk_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = type("Usage", (), {"total": 100 * 2**30, "free": 4 * 2**30})
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
-    finding = doctor._free_space(tmp_path)
-    assert not finding.ok
-    assert finding.finding.startswith("4.3 GB free of 107.4 GB")
+@pytest.mark.parametrize(("marks", "free", "ok"), [
+    (Watermarks(), 2_100_000_000, True),
+    (Watermarks(), 1_900_000_000, False),
+    (Watermarks(None, 5.0), 4_900_000_000, False),
+])  # fmt: skip
+def test_a_disk_on_which_workers_claim_nothing_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marks: Watermarks, free: int, ok: bool
+) -> None:
+    """By the marks of the workers; it had others of its own."""
+    usage = DiskUsage(free, 100_000_000_000, None, None)
+    for module in ("doctor.doctor", "services.disk_guard"):
+        monkeypatch.setattr(f"absurd_contimg.operations.{module}.disk_usage", lambda _: usage)
+    finding = doctor._free_space(tmp_path, marks)
+    assert finding.ok is ok
+    assert DiskGuard("worker-1", [tmp_path], tmp_path, marks).check()[0] is ok
+    critical = size_text(marks.critical_bytes(usage.total_bytes))
+    assert f"free of 100.0 GB at {tmp_path}" in finding.finding
+    assert f"claim nothing below {critical}" in finding.finding
 
 
 def test_a_file_system_without_inodes_is_a_finding(tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", inodes=100) as folder:
-        assert doctor._free_inodes(folder).ok
-        for number in range(98):
+        assert doctor._free_inodes(folder, Watermarks()).ok
+        for number in range(99):
             (folder / f"file-{number}").touch()
-        finding = doctor._free_inodes(folder)
+        finding = doctor._free_inodes(folder, Watermarks())
     assert not finding.ok
     assert "inodes" in finding.remedy
 

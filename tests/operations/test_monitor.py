@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from rich.console import Console
 from site_overviews import AT, DATA, DISK, QUEUE, TASK, WORKER, healthy, overviews
 
-from absurd_contimg.operations.console import SafeConsole
+from absurd_contimg.operations.console import SafeConsole, cut
 from absurd_contimg.operations.monitor import Screen, has_failures, summary_line
 from absurd_contimg.operations.monitor.monitor import Memory
 from absurd_contimg.operations.overview import GroupOverview, SiteOverview, WaitingTask
@@ -84,6 +84,30 @@ def test_keys_are_never_cut(width: int, name: str) -> None:
         keys = "".join(line[: int(column * 0.4)].strip() for side in sides for line in side)
         assert name in keys
         assert f"/{name}" in keys
+
+
+@pytest.mark.parametrize("width", [50, 64, 80, 119])
+def test_a_line_is_cut_at_the_end_of_a_word(width: int) -> None:
+    """A number or a path that is cut in its middle is another one."""
+    problem = "1234567 tasks wait behind /stage/dsa110-contimg/state for 5432 s " * 4
+    words = {*problem.split(), ""}
+    site = healthy(problems=(problem,), queues=(QUEUE,) * 20)
+    (line,) = [line for line in rendered(Screen(site, height=24), width) if line.startswith("!")]
+    assert line.rstrip().endswith("…")
+    assert {*line.rstrip("… ")[1:].split()} <= words
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("free 1234567 B", "free..."),
+        ("below /stage/x, left", "below..."),
+        ("short", "short"),
+        ("x" * 40, f"{'x' * 9}..."),
+    ],
+)
+def test_a_long_text_is_cut_at_the_end_of_a_word(text: str, shown: str) -> None:
+    assert cut(text, 12) == shown
 
 
 def test_a_small_terminal_shows_every_section_and_the_worst_first() -> None:

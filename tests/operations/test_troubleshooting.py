@@ -23,9 +23,10 @@ from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.doctor import doctor
-from absurd_contimg.operations.services.disk_guard import DiskGuard, Watermarks
+from absurd_contimg.operations.services.disk_guard import DiskGuard
 from absurd_contimg.operations.services.queue_gate import QueueGate
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.database import Database

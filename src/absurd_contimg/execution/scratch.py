@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from absurd_contimg.errors import SettingError, UserError
+from absurd_contimg.execution.disk_usage import size_text
 from absurd_contimg.owned_folders import ForeignFolderError, Mark
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.regular_files import read_json
@@ -104,6 +105,9 @@ class RemovedFolder:
     owner: str
     folder: Path
     size_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.folder} of {self.owner}, {size_text(self.size_bytes)}"
 
 
 class Janitor:

@@ -24,6 +24,10 @@ OutputsT = TypeVar("OutputsT", default=Any)
 Parameters = Mapping[str, Json]
 
 
+TABLES_BYTES = 16_000_000
+"""A Measurement Set of a few integrations with the tables of a calibration or an image."""
+
+
 class Resource(StrEnum):
     """What a stage needs most of: where it competes with others."""
 
@@ -74,6 +78,9 @@ class PipelineStage(ABC, Generic[OutputsT]):
     product_folder: ClassVar[str | None]
     """The folder of its products below the output folder (``images``); None: no product."""
 
+    bytes_min: ClassVar[int] = 0
+    """What its files take however small the data are: tables of casacore have many."""
+
     def parameters(self, context: PipelineContext) -> Parameters:
         """The settings that shape the product: part of its key and of its manifest."""
         return {}
@@ -83,8 +90,10 @@ class PipelineStage(ABC, Generic[OutputsT]):
         return []
 
     def expected_bytes(self, context: PipelineContext) -> int:
-        """The space to reserve; by default twice the inputs, for a working copy and a product."""
-        return 2 * sum(LOCAL.tree_size(path) for path in self.input_paths(context))
+        """The space to reserve; by default twice the inputs, for a working copy and a product, and
+        at least `bytes_min`."""
+        read = sum(LOCAL.tree_size(path) for path in self.input_paths(context))
+        return max(2 * read, self.bytes_min)
 
     def validate(self, context: PipelineContext) -> None:
         """Check the inputs; raise a `UserError` that says what is wrong with which of them."""

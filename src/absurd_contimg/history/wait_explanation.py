@@ -7,7 +7,7 @@ others read: who works, what is paused, who holds the slots. No registry and no 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import cast
 from uuid import UUID
@@ -109,6 +109,11 @@ def explain_wait(history: History, context: WaitContext) -> WaitExplanation | No
     """Why the task does nothing now, or what it does; None of a task that has ended."""
     if history.task.state in TERMINAL_STATES:
         return None
+    explanation = _explain(history, context)
+    return replace(explanation, sentence=explanation.sentence.rstrip("."))
+
+
+def _explain(history: History, context: WaitContext) -> WaitExplanation:
     run = next((run for run in history.runs if run.state in LIVE_STATES), None)
     if run is None:
         return _stuck(history, "no run of it can be claimed")

@@ -45,8 +45,19 @@ def printable_lines(text: str) -> str:
 
 def one_line(text: object, length_max: int = _LENGTH_MAX) -> str:
     """A name or a message on one line, cut where it is long."""
-    line = printable(str(text))
-    return line if len(line) <= length_max else f"{line[: length_max - 3]}..."
+    return cut(printable(str(text)), length_max)
+
+
+def cut(text: str, length_max: int, mark: str = "...") -> str:
+    """The beginning of a text, to the end of a word: half a number or path says something else.
+
+    A word that takes more than two thirds of the length is cut.
+    """
+    if len(text) <= length_max:
+        return text
+    room = length_max - len(mark)
+    end = text.rfind(" ", 0, room + 1)
+    return f"{text[: end if end >= length_max // 3 else room].rstrip(' ,;:')}{mark}"
 
 
 def cell(text: object) -> str:

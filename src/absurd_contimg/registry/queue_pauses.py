@@ -43,7 +43,8 @@ class QueuePause:
     def sentence(self, verb: str) -> str:
         """Who has paused it; with the verb ``was`` of a pause that has ended."""
         how = "stopped" if self.ends_running else "paused"
-        return f"queue {self.queue} {verb} {how} by {self.by} since {self.since}: {self.reason}"
+        reason = self.reason.rstrip(".")
+        return f"queue {self.queue} {verb} {how} by {self.by} since {self.since}: {reason}"
 
 
 class QueuePauses:

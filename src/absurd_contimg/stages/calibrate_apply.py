@@ -15,7 +15,13 @@ from typing_extensions import override
 from absurd_contimg.config import ApplyConfig
 from absurd_contimg.errors import DataQualityError, InputError, OutputError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.stage import Parameters, PipelineStage, Resource, Workspace
+from absurd_contimg.execution.stage import (
+    TABLES_BYTES,
+    Parameters,
+    PipelineStage,
+    Resource,
+    Workspace,
+)
 from absurd_contimg.products.outputs import (
     CalibrateApplyOutputs,
     Caltable,
@@ -42,6 +48,7 @@ class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
     requires = names(FlagOutputs, SelectCalibrationOutputs)
     provides = names(CalibrateApplyOutputs)
     product_folder = "calibrated/ms"
+    bytes_min = TABLES_BYTES
 
     @override
     def parameters(self, context: PipelineContext) -> Parameters:

@@ -17,7 +17,13 @@ from absurd_contimg.config import CalibrationConfig
 from absurd_contimg.errors import DataQualityError, OutputError, SolutionsRefusedError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import OTHER_CALIBRATION, fallbacks_of
-from absurd_contimg.execution.stage import Parameters, PipelineStage, Resource, Workspace
+from absurd_contimg.execution.stage import (
+    TABLES_BYTES,
+    Parameters,
+    PipelineStage,
+    Resource,
+    Workspace,
+)
 from absurd_contimg.products.outputs import (
     CalibrateSolveOutputs,
     Caltable,
@@ -62,6 +68,7 @@ class CalibrateSolveStage(PipelineStage[CalibrateSolveOutputs]):
     requires = names(FlagOutputs, CatalogSetupOutputs)
     provides = names(CalibrateSolveOutputs)
     product_folder = "calibration"
+    bytes_min = TABLES_BYTES
 
     @override
     def parameters(self, context: PipelineContext) -> Parameters:

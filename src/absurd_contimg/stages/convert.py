@@ -15,7 +15,7 @@ from typing_extensions import override
 from absurd_contimg.config import ConversionConfig
 from absurd_contimg.errors import DataQualityError, OutputError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
+from absurd_contimg.execution.stage import TABLES_BYTES, Parameters, PipelineStage, Workspace
 from absurd_contimg.products.outputs import ConvertOutputs, MeasurementSet, names
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.earth_orientation import use_bundled_tables
@@ -34,6 +34,7 @@ class ConvertStage(PipelineStage[ConvertOutputs]):
     requires = frozenset({"input_files"})
     provides = names(ConvertOutputs)
     product_folder = "raw/ms"
+    bytes_min = TABLES_BYTES
 
     @override
     def parameters(self, context: PipelineContext) -> Parameters:

@@ -13,7 +13,13 @@ from absurd_contimg.config import FlaggingConfig
 from absurd_contimg.errors import DataQualityError, OutputError, OverFlaggedError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, fallbacks_of
-from absurd_contimg.execution.stage import Parameters, PipelineStage, Resource, Workspace
+from absurd_contimg.execution.stage import (
+    TABLES_BYTES,
+    Parameters,
+    PipelineStage,
+    Resource,
+    Workspace,
+)
 from absurd_contimg.products.outputs import (
     ConvertOutputs,
     FlaggedMeasurementSet,
@@ -37,6 +43,7 @@ class FlagStage(PipelineStage[FlagOutputs]):
     requires = names(ConvertOutputs)
     provides = names(FlagOutputs)
     product_folder = "flagged/ms"
+    bytes_min = TABLES_BYTES
 
     @override
     def parameters(self, context: PipelineContext) -> Parameters:

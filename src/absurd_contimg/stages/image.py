@@ -14,7 +14,13 @@ from typing_extensions import override
 
 from absurd_contimg.errors import DataQualityError, OutputError, UserError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.stage import Parameters, PipelineStage, Resource, Workspace
+from absurd_contimg.execution.stage import (
+    TABLES_BYTES,
+    Parameters,
+    PipelineStage,
+    Resource,
+    Workspace,
+)
 from absurd_contimg.products.outputs import (
     CalibrateApplyOutputs,
     CatalogSetupOutputs,
@@ -40,6 +46,10 @@ files; the manifest has both. CASA's observatory position is another telescope's
 _MAYBE_FLAGGED = "All data may be flagged; see the imager's log."
 
 
+_PLANES = 12
+"""Images of the pixels and of the spread function, residuals, model, beam; what is kept of them."""
+
+
 class ImageStage(PipelineStage[ImageOutputs]):
     """Images the calibrated data and writes three FITS files."""
 
@@ -48,6 +58,7 @@ class ImageStage(PipelineStage[ImageOutputs]):
     requires = names(CalibrateApplyOutputs, CatalogSetupOutputs)
     provides = names(ImageOutputs)
     product_folder = "images"
+    bytes_min = TABLES_BYTES
 
     @override
     def parameters(self, context: PipelineContext) -> Parameters:
@@ -60,6 +71,11 @@ class ImageStage(PipelineStage[ImageOutputs]):
     def input_paths(self, context: PipelineContext) -> list[Path]:
         catalog = context.outputs_of(CatalogSetupOutputs).catalog
         return [context.outputs_of(CalibrateApplyOutputs).calibrated_ms.path, catalog.path]
+
+    @override
+    def expected_bytes(self, context: PipelineContext) -> int:
+        """Also the planes of the imager, of 4 bytes a pixel, whatever the size of the data."""
+        return super().expected_bytes(context) + 4 * _PLANES * context.config.imaging.size_px**2
 
     @override
     def validate(self, context: PipelineContext) -> None:

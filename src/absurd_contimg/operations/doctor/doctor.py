@@ -31,6 +31,7 @@ from absurd_contimg.backends.postgres.schema import (
 )
 from absurd_contimg.core.errors import BackendError, BackendUnavailable
 from absurd_contimg.errors import SettingError, UserError
+from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.disk_usage import disk_usage, size_text
 from absurd_contimg.ingest.spawn import find_catalog
 from absurd_contimg.operations.doctor.site_folders import publish_folder
@@ -41,15 +42,10 @@ from absurd_contimg.science.catalogue import read_catalogue
 from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.settings import Settings, load_settings
 
-FREE_GIB_MIN = 5.0
-"""One demo group needs this much."""
 MEMORY_GIB_MIN = 4.0
 """As the health check of the previous pipeline (docs/telescope.md)."""
 OPEN_FILES_MIN = 4096
 """CASA keeps many tables open; the limit in the unit file of the telescope's scheduler."""
-
-FREE_INODES_SHARE_MIN = 0.05
-"""A Measurement Set has hundreds of files; workers warn below the same share."""
 
 _PYTHONS = ((3, 11), (3, 13))
 _GIB = 1024**3
@@ -147,8 +143,7 @@ def _folders(settings: Settings) -> list[Finding]:
         _writable_folder("state_dir", paths.state_dir),
         location,
         *publish_folder(settings),
-        _free_space(output),
-        _free_inodes(output),
+        *_disks(settings),
     ]
 
 
@@ -187,26 +182,43 @@ def _writable_folder(name: str, folder: Path) -> Finding:
     return Finding(True, name, f"{folder} {result}.")
 
 
-def _free_space(folder: Path) -> Finding:
-    usage = shutil.disk_usage(folder)
-    free = usage.free / _GIB
+def _disks(settings: Settings) -> list[Finding]:
+    """Space and inodes of each file system that workers write to, by their own marks."""
+    paths = settings.pipeline.paths
+    folders = {
+        folder.stat().st_dev: folder
+        for folder in map(_existing, (paths.state_dir, paths.scratch_dir, paths.output_dir))
+    }
+    marks = Watermarks(settings.disk_warn_gb, settings.disk_critical_gb)
+    return [
+        finding
+        for folder in reversed(folders.values())
+        for finding in (_free_space(folder, marks), _free_inodes(folder, marks))
+    ]
+
+
+def _free_space(folder: Path, marks: Watermarks) -> Finding:
+    usage = disk_usage(folder)
+    warn, critical = marks.warn_bytes(usage.total_bytes), marks.critical_bytes(usage.total_bytes)
     return Finding(
-        free >= FREE_GIB_MIN,
+        usage.free_bytes >= critical,
         "disk space",
-        f"{size_text(usage.free)} free of {size_text(usage.total)} at {folder} "
-        "(at the telescope: warn below 200, critical below 100).",
-        f"Free at least {FREE_GIB_MIN:.0f} GiB. The largest files: du -axh {folder} | "
-        "sort -h | tail",
+        f"{size_text(usage.free_bytes)} free of {size_text(usage.total_bytes)} at {folder}; "
+        f"workers warn below {size_text(warn)} and claim nothing below {size_text(critical)} "
+        "(CONTIMG_DISK_WARN_GB, CONTIMG_DISK_CRITICAL_GB).",
+        f"Free at least {size_text(critical)}. "
+        f"The largest files: du -axh {folder} | sort -h | tail",
     )
 
 
-def _free_inodes(folder: Path) -> Finding:
+def _free_inodes(folder: Path, marks: Watermarks) -> Finding:
     share = disk_usage(folder).free_inodes_share
     text = "not limited" if share is None else f"{share:.0%} are free"
     return Finding(
-        share is None or share >= FREE_INODES_SHARE_MIN,
+        share is None or share >= marks.critical_inodes_share,
         "inodes",
-        f"Inodes for new files at {folder}: {text}.",
+        f"Inodes for new files at {folder}: {text}; workers warn below "
+        f"{marks.warn_inodes_share:.0%} and claim nothing below {marks.critical_inodes_share:.0%}.",
         f"Remove small files. Where they are: du --inodes -xS {folder} | sort -n | tail",
     )
 

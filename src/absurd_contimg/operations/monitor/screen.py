@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rich.cells import chop_cells
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from absurd_contimg.history.durations import duration_text
+from absurd_contimg.operations.console import cut
 from absurd_contimg.operations.monitor.figures import Section, key_metrics, sections, text
 from absurd_contimg.operations.overview import SiteOverview
 
@@ -133,9 +135,18 @@ def _section(section: Section, limit: int, width: int, is_short: bool) -> Render
     table.add_column(overflow="fold", width=_key_width(section, width))
     table.add_column(overflow="ellipsis" if is_short else "fold", no_wrap=is_short, ratio=1)
     table.expand = True
+    room = width - _key_width(section, width) - 1
     for key, value in section.lines[:limit]:
-        table.add_row(key, value)
+        table.add_row(key, _beginning(value, room) if is_short else value)
     return Group(Text(f"{section.title}{more}", "bold underline"), table)
+
+
+def _beginning(value: Text, width: int) -> Text:
+    """As much as fits on a line, to the end of a word."""
+    if value.cell_len <= width:
+        return value
+    shown = len(chop_cells(value.plain, max(width, 1))[0])
+    return Text.assemble(value[: max(len(cut(value.plain, shown, mark="…")) - 1, 0)], "…")
 
 
 def _half(width: int) -> int:

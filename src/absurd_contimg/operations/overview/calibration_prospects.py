@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from absurd_contimg.history.wait_explanation import CalibrationProspect
+from absurd_contimg.operations.console import cut
 from absurd_contimg.registry.calibration_sources import CalibrationSource
 
 _NAMES_MAX = 3
@@ -49,4 +50,4 @@ def _short(reason: str) -> str:
     line = _ATTEMPT.sub(r"\1: ", reason.strip()).partition("\n")[0].partition(". ")[0].rstrip(".")
     if not line:
         return "no reason is known"
-    return line if len(line) <= _REASON_LENGTH else f"{line[: _REASON_LENGTH - 3]}..."
+    return cut(line, _REASON_LENGTH)

@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import median
 
 from absurd_contimg.config.alerts import AlertsConfig
+from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.disk_usage import MOUNT_FOR_WRITING, disk_usage, size_text
 from absurd_contimg.execution.host_scratch import host_name
 from absurd_contimg.operations.overview.records import DiskOverview, Health
-from absurd_contimg.operations.services import Watermarks
 from absurd_contimg.registry.disk_samples import DiskSample
 from absurd_contimg.settings import Settings
 

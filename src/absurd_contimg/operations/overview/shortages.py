@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from absurd_contimg.core.records import History
 from absurd_contimg.history.timeline import group_in, step_starts
+from absurd_contimg.operations.console import cut
 from absurd_contimg.operations.overview.queue_facts import QueueFacts
 from absurd_contimg.operations.overview.records import Shortage
 from absurd_contimg.workflows.failure_rules import NO_SPACE_RULES
@@ -53,7 +54,7 @@ def _of_task(history: History, now: datetime) -> Iterator[Shortage]:
 def _facts(message: str) -> str:
     """What the message says of space: the names of stage and attempt stand before, logs behind."""
     text = message[max(message.find("No space"), 0) :].partition(" The stage said")[0]
-    return text if len(text) <= _MESSAGE_LENGTH else f"{text[: _MESSAGE_LENGTH - 3]}..."
+    return cut(text, _MESSAGE_LENGTH)
 
 
 def shortage_problem(shortages: Sequence[Shortage]) -> str:

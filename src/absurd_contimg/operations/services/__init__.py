@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         serve_daemon,
     )
     from absurd_contimg.operations.services.database import database_url, initialise, open_backend
-    from absurd_contimg.operations.services.disk_guard import Watermarks, worker_notes
+    from absurd_contimg.operations.services.disk_guard import worker_notes
     from absurd_contimg.operations.services.mosaic_plans import MosaicPlan, plan_of, spawn_mosaic
     from absurd_contimg.operations.services.new_sources import find_new_sources
     from absurd_contimg.operations.services.preconditions import (
@@ -110,7 +110,6 @@ __all__ = [
     "SiteTables",
     "Source",
     "Tables",
-    "Watermarks",
     "audit_stream",
     "batch_steps",
     "cancel",

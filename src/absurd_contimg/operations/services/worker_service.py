@@ -21,6 +21,7 @@ from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.core.worker_group import run_workers
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.casa_environment import casa_environment
+from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.executor import IsolatedStageExecutor
 from absurd_contimg.execution.host_scratch import host_name, host_scratch
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
@@ -29,7 +30,7 @@ from absurd_contimg.execution.stage import stage_queues
 from absurd_contimg.execution.stage_server import StageServer
 from absurd_contimg.execution.stage_slots import StageSlots
 from absurd_contimg.operations.services.database import SERVICE_PATIENCE_SECONDS, open_backend
-from absurd_contimg.operations.services.disk_guard import DiskGuard, Watermarks
+from absurd_contimg.operations.services.disk_guard import DiskGuard
 from absurd_contimg.operations.services.preconditions import check_worker
 from absurd_contimg.operations.services.queue_gate import QueueGate
 from absurd_contimg.operations.services.service_manager import ServiceManager
