@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,7 @@ from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.registry.database import Database
-from absurd_contimg.registry.service_records import list_services
+from absurd_contimg.registry.service_records import ServiceRecord, list_services
 
 PAGE = ROOT / "docs" / "operations.md"
 QUEUE = "dsa110-pipeline"
@@ -96,6 +101,46 @@ PREPARATIONS: dict[str, Callable[[Operator], None]] = {
     "Data ingestion": files_arrive,
     "View the queue": a_group_fails,
 }
+
+
+def test_all_services_start_and_stop_by_hand(tmp_path: Path, database_url: str) -> None:
+    """As in a container: no systemd, each process with a file of its number."""
+    start, stop = [block.text for block in blocks(PAGE) if block.language == "bash"]
+    (tmp_path / "incoming").mkdir()
+    (tmp_path / "catalog.csv").write_text("name\n")
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "ABSURD_DATABASE_URL": database_url,
+        "PIPELINE_INPUT_DIR": str(tmp_path / "incoming"),
+        "PIPELINE_OUTPUT_DIR": str(tmp_path / "products"),
+        "PIPELINE_CATALOG": str(tmp_path / "catalog.csv"),
+    }
+    free = start.replace("contimg api", "contimg api --port 0")
+    free = free.replace("contimg dashboard", "contimg dashboard --port 0")
+    registry = Database(tmp_path / "products/state/registry.sqlite3")
+
+    def run(script: str) -> None:
+        command = ["bash", "-euc", script]
+        subprocess.run(command, env=environment, check=True, timeout=120)
+
+    def until(done: Callable[[Sequence[ServiceRecord]], bool]) -> None:
+        give_up = time.monotonic() + 120
+        while not done(records := list_services(registry)):
+            assert time.monotonic() < give_up, records
+            time.sleep(0.1)
+
+    try:
+        run(free)
+        until(lambda records: len(records) == 4)  # a dashboard by hand only looks
+        log = tmp_path / "products/run/dashboard.log"
+        until(lambda _: "Dashboard: http" in log.read_text())
+        run(stop.replace("contimg db stop", "true"))  # the server is that of the tests
+        until(lambda records: all(each.stopped_at is not None for each in records))
+    finally:
+        for file in (tmp_path / "products/run").glob("*.pid"):
+            with suppress(ProcessLookupError):
+                os.kill(int(file.read_text()), signal.SIGKILL)
 
 
 def test_every_command_works(operator: Operator) -> None:
