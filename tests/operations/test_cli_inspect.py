@@ -295,6 +295,8 @@ def test_a_retried_group_has_not_failed_any_more(
     assert "Earlier task of it, failed: contimg" in history
     assert f"history {earlier}" in history
     assert "Later task of it, failed" in contimg("history", earlier).stdout
+    (shown,) = json.loads(contimg("groups", "--json").stdout)
+    assert "failed: sb00 is cut" in shown["why"]
     assert contimg("retry", group).exit_code == 0
     (shown,) = json.loads(contimg("groups", "--json").stdout)
     assert (shown["status"], shown["reason"]) == ("discovered", "")

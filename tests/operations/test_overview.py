@@ -169,7 +169,10 @@ async def test_a_worker_whose_process_is_gone_is_dead_at_once(
         "w3@a": ("running", False, "ok"),
     }
     (dead,) = [each for each in overview.services if each.is_gone]
-    assert f"is dead: its process {gone} is gone. Start it again: contimg worker" in dead.problem
+    assert (
+        f"is dead: its process {gone} is gone. Start it again: contimg worker --worker-id w1 ("
+        in dead.problem
+    )
     task = (await backend.histories(QUEUE, [held.task_id]))[0]
     explanation = explain_wait(task, await read_context(Site("", backend, None, settings)))
     assert explanation is not None

@@ -43,7 +43,17 @@ def group_note(group: IngestGroup, next_seen: float | None, rules: ClosingRules,
             if missing:
                 seconds = f"{rules.group_wait_seconds:g} s after its first file came"
                 reason += f", and contimg spawn takes it {seconds}, with --now at once"
-    return "; ".join(part for part in (reason, describe_files(group), _reopen(group)) if part)
+    parts = (reason, _failure(group), describe_files(group), _reopen(group))
+    return "; ".join(part for part in parts if part)
+
+
+_ENDED_BADLY = (GroupStatus.FAILED, GroupStatus.QUARANTINED)
+
+
+def _failure(group: IngestGroup) -> str:
+    """Why a group did not end well: a sub-band that cannot be read, say, of 16 that have come."""
+    lines = group.reason.splitlines()
+    return f"{group.status}: {lines[0]}" if lines and group.status in _ENDED_BADLY else ""
 
 
 _TAKEN_BY_REOPEN = {FileState.LATE, FileState.CHANGED, FileState.REFUSED}
@@ -60,7 +70,7 @@ def _reopen(group: IngestGroup) -> str:
         return f"when its files are there: contimg reopen {group.group_id}"
     if any(file.state in _TAKEN_BY_REOPEN for file in group.files):
         text = f"to process it again with these: contimg reopen {group.group_id}"
-        if group.status in (GroupStatus.FAILED, GroupStatus.QUARANTINED):
+        if group.status in _ENDED_BADLY:
             text += f" (where its conversion has failed also: contimg retry {group.group_id})"
         return text
     return ""

@@ -117,7 +117,8 @@ def _service(service: ServiceOverview) -> tuple[Text, Text]:
         "" if service.seen_seconds_ago is None else f"{duration_text(service.seen_seconds_ago)} ago"
     )
     key = Text.assemble(mark(service.health), " ", text(f"{service.kind} {service.name}"))
-    parts: list[Text] = [Text(service.state + place, _COLOURS[service.health]), Text(age, "dim")]
+    state = "dead" if service.is_gone else service.state
+    parts: list[Text] = [Text(state + place, _COLOURS[service.health]), Text(age, "dim")]
     for step in service.running:
         lease = step.lease_seconds_left
         left = "" if lease is None else f", lease {duration_text(lease)}" if lease > 0 else (

@@ -112,13 +112,15 @@ def _of_record(
 
 
 def _judge_gone(record: ServiceRecord, held: Sequence[RunningStep]) -> tuple[Health, str]:
-    service = {"worker": "absurd-worker@*", "daemon": "mosaic-daemon"}.get(
-        record.kind, f"contimg-{record.kind}"
-    )
+    command, unit = f"contimg {record.kind}", f"dsa110-contimg-{record.kind}"
+    if record.kind == "worker":
+        name = given_worker_id(record.name) or record.name
+        command, unit = f"contimg worker --worker-id {name}", "dsa110-absurd-worker@*"
+    elif record.kind == "daemon":
+        unit = "dsa110-mosaic-daemon"
     text = (
         f"The {record.kind} {record.name} on {record.host} is dead: its process {record.pid} is "
-        f"gone. Start it again: contimg {record.kind} (as a service: systemctl restart "
-        f"'dsa110-{service}')."
+        f"gone. Start it again: {command} (as a service: systemctl restart '{unit}')."
     )
     if held:
         text += " Another worker takes up what it ran when its lease is over."
