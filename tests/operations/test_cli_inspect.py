@@ -291,7 +291,7 @@ def test_a_retried_group_has_not_failed_any_more(
         registry.register_files([Path(f"/in/{group}_sb00.hdf5")])
         registry.set_group_status(group, GroupStatus.FAILED, "sb00 is cut")
         IngestionTables(registry.database).note_task(group, 1, newest)
-    history = contimg("history", group).stdout
+    history = " ".join(contimg("history", group).stdout.split())
     assert "Earlier task of it, failed: contimg" in history
     assert f"history {earlier}" in history
     assert "Later task of it, failed" in contimg("history", earlier).stdout

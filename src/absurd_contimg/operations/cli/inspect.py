@@ -84,8 +84,7 @@ def history(
         for other in others:
             when = "Earlier" if other.enqueue_at < record.task.enqueue_at else "Later"
             command = state.command(f"history {other.task_id}")
-            text = f"{when} task of it, {other.state}: {command}"
-            console.print(message_line(text), soft_wrap=True)
+            console.print(message_line(f"{when} task of it, {other.state}: {command}"))
         for failure in failed_runs(record) if traceback else ():
             text = failure.traceback or "no traceback is known"
             console.out(f"\nattempt {failure.attempt}: {failure.text}\n{text}", highlight=False)
