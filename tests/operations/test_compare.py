@@ -61,7 +61,7 @@ def commit(
         inputs=tuple(InputEntry(str(p), "product", f"{k}/x") for p, k in inputs.items()),
         outputs=json.loads(text),
         files=file_entries(product),
-        software={"casatasks": "6.7"},
+        software={"casatasks": f"6.{day}"},
         created_at=f"2026-01-0{day}T00:00:00+00:00",
         attempt="1",
         host="here",
@@ -132,6 +132,7 @@ def test_old_and_new_image_stand_side_by_side(tmp_path: Path) -> None:
     assert changes == {
         "image: imaging.robust": (0.5, 0.0),
         "calibrate_apply: of other groups": calibrations,
+        "software: casatasks": ("6.1", "6.2"),
     }
     old, new = compared["old"], compared["new"]
     assert (old["noise_jy"], new["noise_jy"]) == (0.002, 0.003)

@@ -54,7 +54,7 @@ def batch_routes(tables: Tables, settings: Settings | None, actions: Actions | N
         responses=read_responses(),
     )  # fmt: skip
     async def list_batches(request: Request, cursor: Cursor = None, limit: Limit = 100) -> Response:
-        """The batches, the newest first."""
+        """The batches, the newest first; their items as the daemon noted them at its last poll."""
 
         def read() -> Page[BatchEntry]:
             database = tables()
@@ -77,7 +77,7 @@ def batch_routes(tables: Tables, settings: Settings | None, actions: Actions | N
         responses=read_responses(404),
     )  # fmt: skip
     async def get_batch(request: Request, batch_id: Name) -> Response:
-        """A batch."""
+        """A batch; its items as the daemon noted them at its last poll."""
 
         def read() -> BatchEntry:
             batches = _batches(tables())

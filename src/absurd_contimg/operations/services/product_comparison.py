@@ -224,6 +224,7 @@ class _Lineage:
     def made_from(self) -> dict[str, Json]:
         """Everything that decides what it is, by a name for people."""
         values: dict[str, Json] = {}
+        software: dict[str, set[str]] = {}
         for stage, manifest in self._manifests.items():
             values[f"{stage}: version"] = manifest.stage_version
             values[f"{stage}: fallbacks"] = ", ".join(manifest.fallbacks) or None
@@ -231,8 +232,9 @@ class _Lineage:
             values[f"{stage}: of other groups"] = _of_other_groups(manifest)
             values |= {f"{stage}: {name}": value for name, value in _flat(manifest.parameters)}
             for name, version in manifest.software.items():
-                values[f"{stage}: {name}"] = version
-        return values
+                software.setdefault(name, set()).add(version)
+        of_all = {f"software: {name}": ", ".join(sorted(known)) for name, known in software.items()}
+        return {**values, **of_all}
 
 
 def _key_of(entry: InputEntry) -> str:
