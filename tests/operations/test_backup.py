@@ -36,7 +36,8 @@ from absurd_contimg.operations.maintenance.backup import (
     restore_backup,
     what_would_go,
 )
-from absurd_contimg.operations.services.site_identity import read_site, require_own_site
+from absurd_contimg.operations.services.site_identity import require_own_site
+from absurd_contimg.products.site_file import read_site
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import SubbandFile

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -17,11 +18,13 @@ from psycopg.conninfo import make_conninfo
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
-from absurd_contimg.errors import SettingError
+from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services import initialise, serve, site_identity, take_queue
-from absurd_contimg.operations.services.site_identity import SITE_NAME, require_own_site
+from absurd_contimg.operations.services.site_identity import require_own_site
+from absurd_contimg.products.site_file import SITE_NAME, SiteFile, replace_site_file
 from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.settings import Settings, load_settings
 
 
@@ -136,13 +139,68 @@ async def test_a_host_without_the_mount_is_refused(
         await join(site(url, output, output / "state"))
 
 
-async def test_lost_folders_begin_again_at_their_place(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folders", [["out"], ["out", "state"], ["state"]], ids=", ".join)
+async def test_mount_points_without_their_disks_are_not_filled(
+    url: str, tmp_path: Path, folders: list[str]
+) -> None:
+    """They are there, and empty; and what is lost begins again when that is asked for."""
     settings = site(url, tmp_path / "out")
     await join(settings)
-    shutil.rmtree(tmp_path / "out")
-    shutil.rmtree(tmp_path / "state")
+    for name in folders:
+        (tmp_path / name).rename(tmp_path / f"disk of {name}")
+        (tmp_path / name).mkdir()
+    for joins in (True, False):
+        with pytest.raises(SettingError, match=f"{folders[0]} .*disk seems to be away.*Mount it"):
+            await join(settings, joins=joins)
+    assert not any(path for name in folders for path in (tmp_path / name).iterdir())
+    for name in folders:
+        (tmp_path / name).rmdir()
+        (tmp_path / f"disk of {name}").rename(tmp_path / name)
+    await join(settings)
+    for name in folders:
+        shutil.rmtree(tmp_path / name)
+    async with PostgresBackend(url) as backend:
+        await take_queue(backend, settings)
     await join(settings)
     assert (tmp_path / "out" / SITE_NAME).is_file()
+
+
+async def test_a_second_site_in_one_output_folder_is_refused(
+    url: str, new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    """With a database of its own, and a registry of its own or the same one."""
+    first = site(url, tmp_path / "out")
+    await join(first)
+    other = new_database()
+    await initialise(other, "q")
+    with pytest.raises(SettingError, match=f"the registry .*{tmp_path / 'state'}/registry"):
+        await join(site(other, tmp_path / "out", tmp_path / "second"))
+    assert not (tmp_path / "second").exists()
+    with pytest.raises(SettingError, match=f"the database .*{urlsplit(url).path}; this"):
+        await join(site(other, tmp_path / "out"))
+    second = site(other, tmp_path / "out", tmp_path / "second")
+    async with PostgresBackend(other) as backend:
+        await take_queue(backend, second)
+    await join(second)
+    with pytest.raises(SettingError, match=f"the registry .*{tmp_path / 'second'}/registry"):
+        await join(first)
+
+
+def test_a_second_private_database_for_one_output_folder_is_not_made(tmp_path: Path) -> None:
+    """Two state folders: tasks of both would do the same groups into one folder."""
+    first = load_settings(private(tmp_path, "state"), [], {})
+    place = f"here:{first.embedded_folder}"
+    first.pipeline.paths.output_dir.mkdir()
+    content = SiteFile("0" * 16, "here:registry", {first.queue_name: place})
+    replace_site_file(first.pipeline.paths.output_dir, content)
+    for state in ("state", "second"):
+        with pytest.raises(MissingInputError, match=f"{place}.*mount it"):
+            require_own_database(load_settings(private(tmp_path, state), [], {}))
+
+
+def private(folder: Path, state: str) -> dict[str, Any]:
+    """Options of a site with a private database."""
+    return {"output_dir": folder / "out", "state_dir": folder / state, "input_dir": folder / "in"}
 
 
 async def test_two_sites_on_two_queues(url: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.errors import MissingInputError
+from absurd_contimg.products.site_file import read_site_file
 from absurd_contimg.settings import Settings
 
 _QUERIES = (
@@ -27,6 +28,8 @@ def lost_database(settings: Settings) -> MissingInputError | None:
         return None
     if server.has_run():
         trace = "a server has run there"
+    elif (place := _place_in_output(settings)) is not None:
+        trace = f"the site of {settings.pipeline.paths.output_dir} has had its database at {place}"
     elif "://" not in registry and _knows_tasks(Path(registry)):
         trace = f"the registry {registry} knows tasks"
     else:
@@ -38,6 +41,14 @@ def lost_database(settings: Settings) -> MissingInputError | None:
         "Products on disk and registry are as they were.",
         _remedy(settings.pipeline.paths.state_dir),
     )
+
+
+def _place_in_output(settings: Settings) -> str | None:
+    """Where the database of the output folder's site is, for its queue or another one."""
+    mark = read_site_file(settings.pipeline.paths.output_dir)
+    if mark is None or not mark.databases:
+        return None
+    return mark.databases.get(settings.queue_name, next(iter(mark.databases.values())))
 
 
 def require_own_database(settings: Settings) -> None:
@@ -52,7 +63,8 @@ def _remedy(state_dir: Path) -> str:
     backups = sorted(folder.iterdir()) if folder.is_dir() else []
     newest = f" (the newest here: {backups[-1]})" if backups else ""
     return (
-        f"If its disk is away, mount it. With a backup{newest}: contimg restore DIR --force. If "
+        "If its disk is away, mount it. If the site has another state folder, set "
+        f"PIPELINE_STATE_DIR to that one. With a backup{newest}: contimg restore DIR --force. If "
         "the tasks were in another database, set ABSURD_DATABASE_URL. To begin with an empty one: "
         "contimg db init --empty, then contimg spawn; products on disk are adopted."
     )

@@ -26,6 +26,13 @@ def site_of_queue(database: Database, queue: str) -> str | None:
         return session.scalars(query).one_or_none()
 
 
+def serves_site(database: Database, site: str) -> bool:
+    """Whether the registry serves this site for any queue."""
+    query = select(QueueSiteRow.queue).where(QueueSiteRow.site == site).limit(1)
+    with database.reading() as session:
+        return session.scalars(query).first() is not None
+
+
 def enter_site(database: Database, queues: Sequence[str], site: str) -> None:
     """Let the registry serve this site for the queues."""
     with database.writing() as session:

@@ -60,14 +60,16 @@ def restore(
         require_stopped,
         restore_backup,
     )
-    from absurd_contimg.operations.services import database_url, read_site
+    from absurd_contimg.operations.services import database_url
+    from absurd_contimg.products.site_file import SiteFile, read_site, replace_site_file
     from absurd_contimg.registry.database import exists
 
     settings = state.settings()
     require_stopped(settings.registry_url, datetime.now(UTC))
     url = database_url(settings, may_be_new=True)
+    output = settings.pipeline.paths.output_dir
+    site = read_site(output)
     if not all_queues:
-        site = read_site(settings.pipeline.paths.output_dir)
         require_no_other_queues(url, queue_names(settings.queue_name), site)
     restored = restore_backup(
         url,
@@ -75,8 +77,10 @@ def restore(
         folder.absolute(),
         force=force,
     )
+    if site is not None:  # the next process that starts says where database and registry are
+        replace_site_file(output, SiteFile(site))
     text = f"Restored as of {restored.created_at}."
-    if not (output := settings.pipeline.paths.output_dir).is_dir():
+    if not output.is_dir():
         text += f" The products are in no backup: put them into {output}."
     if exists(settings.registry_url):
         text += f" Then: {state.command('registry check')}"

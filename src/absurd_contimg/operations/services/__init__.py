@@ -73,11 +73,7 @@ if TYPE_CHECKING:
     from absurd_contimg.operations.services.service_state import LoopState
     from absurd_contimg.operations.services.service_watch import reported
     from absurd_contimg.operations.services.site_clock import read_site_time
-    from absurd_contimg.operations.services.site_identity import (
-        read_site,
-        require_own_site,
-        take_queue,
-    )
+    from absurd_contimg.operations.services.site_identity import require_own_site, take_queue
     from absurd_contimg.operations.services.source_light_curves import (
         find_source,
         light_curve,
@@ -139,7 +135,6 @@ __all__ = [
     "poll_once",
     "read_batch",
     "read_hindrances",
-    "read_site",
     "read_site_time",
     "recent_histories",
     "release",

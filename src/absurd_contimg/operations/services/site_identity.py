@@ -8,14 +8,12 @@ would write products, registry and locks in two places.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
-import re
 import secrets
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,39 +23,46 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.errors import AwayError, SettingError
 from absurd_contimg.execution.host_scratch import host_name
 from absurd_contimg.execution.stage import stage_queues
+from absurd_contimg.products.site_file import (
+    SITE_NAME,
+    SiteFile,
+    mark_site,
+    read_site,
+    read_site_file,
+    replace_site_file,
+)
 from absurd_contimg.registry.database import Database, exists
-from absurd_contimg.registry.queue_sites import enter_site, site_of_queue
-from absurd_contimg.regular_files import UnsuitableFileError, read_json
+from absurd_contimg.registry.queue_sites import enter_site, serves_site, site_of_queue
 from absurd_contimg.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-SITE_NAME = ".contimg-site.json"
-"""In the output folder."""
 _SQLITE = "sqlite:///"
-_IDENTITY = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Folder and registry of this process, in the words of a record."""
+    """Folder, registry and database of this process, in the words of a record."""
 
     folder: Path
     output_dir: str
     registry: str
+    database: str
 
     @classmethod
     def of(cls, settings: Settings) -> _Place:
         folder = settings.pipeline.paths.output_dir
         url = settings.registry_url
         if url.startswith(_SQLITE):
-            file = Path(url.removeprefix(_SQLITE))
-            is_inside = file.is_relative_to(folder)
-            registry = str(file.relative_to(folder)) if is_inside else _on_this_host(file)
+            registry = _file_place(Path(url.removeprefix(_SQLITE)), folder)
         else:
-            parts = urlsplit(url)
-            registry = f"{parts.hostname or 'local server'}:{parts.port or 5432}{parts.path}"
-        return cls(folder, _on_this_host(folder), _as_text(registry))
+            registry = _server_place(url)
+        database = (
+            _file_place(settings.embedded_folder, folder)
+            if settings.database_url is None
+            else _server_place(settings.database_url)
+        )
+        return cls(folder, _on_this_host(folder), registry, database)
 
 
 async def require_own_site(
@@ -80,12 +85,12 @@ async def require_own_site(
         )
         return
     place = _Place.of(settings)
-    await asyncio.to_thread(_require_same, settings, place, recorded)
+    await asyncio.to_thread(_require_same, settings, place, recorded, queues)
     if not joins:
         return
     known = next((each.site for each in recorded.values()), None)
     try:
-        site = await asyncio.to_thread(_mark, place.folder, known or secrets.token_hex(8))
+        site = await asyncio.to_thread(mark_site, place.folder, known or secrets.token_hex(8))
     except OSError as error:
         _log.warning("the output folder gets no identity: %s", error)
         return
@@ -96,8 +101,9 @@ async def require_own_site(
         return
     # Another process may have been the first.
     recorded = await backend.sites.of_queues(queues) or {}
-    await asyncio.to_thread(_require_same, settings, place, recorded)
+    await asyncio.to_thread(_require_same, settings, place, recorded, queues)
     await asyncio.to_thread(_enter_into_registry, settings, queues, site)
+    await asyncio.to_thread(_note_places, place, site, queues)
     await backend.sites.enter([each for each in entries if recorded.get(each.queue_name) != each])
 
 
@@ -108,20 +114,81 @@ async def take_queue(backend: Backend, settings: Settings) -> None:
     known = await backend.list_queues()
     wanted = (settings.queue_name, *stage_queues(settings.queue_name).values())
     queues = [queue for queue in wanted if queue in known]
-    if await backend.sites.of_queues(queues) is not None:
+    recorded = await backend.sites.of_queues(queues)
+    if recorded is not None:
         await backend.sites.forget(queues)
-    settings.pipeline.paths.output_dir.mkdir(parents=True, exist_ok=True)
+    folder = settings.pipeline.paths.output_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    state_dir = settings.pipeline.paths.state_dir
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with closing(Database(settings.registry_url)) as database:
+        served = site_of_queue(database, settings.queue_name)
+    site = mark_site(folder, served or secrets.token_hex(8))
+    try:
+        mark = read_site_file(folder) or SiteFile(site)
+        new_queues = [queue for queue in queues if queue not in (recorded or {})]
+        _require_same_places(settings, _Place.of(settings), mark, new_queues)
+    except SettingError:  # another identity, so that the earlier registry or database has lost it
+        site = secrets.token_hex(8)
+    replace_site_file(folder, SiteFile(site))
+    _enter_into_registry(settings, queues, site)
     await require_own_site(backend, settings, queues)
 
 
-def _require_same(settings: Settings, place: _Place, recorded: dict[str, QueueSite]) -> None:
-    mark = read_site(place.folder)
+def _require_same(
+    settings: Settings, place: _Place, recorded: dict[str, QueueSite], queues: Sequence[str]
+) -> None:
+    mark = read_site_file(place.folder)
+    if mark is not None:
+        _require_same_places(settings, place, mark, [q for q in queues if q not in recorded])
     for record in recorded.values():
-        is_same = mark == record.site or (mark is None and place.output_dir == record.output_dir)
-        if not is_same or _is_copy(place.folder, record):
+        if mark is None and place.output_dir == record.output_dir:
+            raise SettingError(
+                f"The output folder {place.folder} has lost its identity {SITE_NAME}, which it had "
+                f"as that of queue {record.queue_name!r}: its disk seems to be away.",
+                "Mount it. If all products are lost, to begin with an empty folder: contimg db "
+                "init --this-site",
+            )
+        if mark is None or mark.site != record.site or _is_copy(place.folder, record):
             raise _foreign("output folder", record.queue_name, record.output_dir, place.output_dir)
+        if mark.registry is not None:
+            _require_used_folder(settings.registry_url, place, record)
         if not _is_same_registry(settings.registry_url, place, record):
             raise _foreign("registry", record.queue_name, record.registry, place.registry)
+
+
+def _require_same_places(
+    settings: Settings, place: _Place, mark: SiteFile, new_queues: Sequence[str]
+) -> None:
+    """Raise `SettingError` if the output folder's site has another registry or database.
+
+    A database that knows `new_queues` not yet may be the site's own, at the place where it was.
+    """
+    if mark.registry not in (None, place.registry) and not _serves(settings, mark.site):
+        raise _second_site(place, "registry", str(mark.registry), place.registry)
+    for queue in new_queues:
+        if mark.databases.get(queue, place.database) != place.database:
+            raise _second_site(place, "database", mark.databases[queue], place.database)
+
+
+def _serves(settings: Settings, site: str) -> bool:
+    if not exists(settings.registry_url):
+        return False
+    with closing(Database(settings.registry_url)) as database:
+        return serves_site(database, site)
+
+
+def _note_places(place: _Place, site: str, queues: Sequence[str]) -> None:
+    """Enter registry and database into the output folder's identity."""
+    mark = read_site_file(place.folder)
+    if mark is None or mark.site != site:
+        return
+    databases = {**mark.databases, **dict.fromkeys(queues, place.database)}
+    content = replace(mark, registry=place.registry, databases=databases)
+    try:
+        replace_site_file(place.folder, content)
+    except OSError as error:
+        _log.warning("the output folder's identity is not complete: %s", error)
 
 
 def _is_copy(folder: Path, record: QueueSite) -> bool:
@@ -148,6 +215,17 @@ def _is_same_registry(url: str, place: _Place, record: QueueSite) -> bool:
     return site == record.site or (site is None and is_same_place)
 
 
+def _require_used_folder(url: str, place: _Place, record: QueueSite) -> None:
+    """Raise `SettingError` if the folder of the site's registry is empty, as a mount point is."""
+    folder = Path(url.removeprefix(_SQLITE)).parent
+    if exists(url) or place.registry != record.registry or any(folder.glob("*")):
+        return
+    raise SettingError(
+        f"The folder {folder} of the site's registry is empty: its disk seems to be away.",
+        "Mount it. If the registry is lost: contimg registry rebuild",
+    )
+
+
 def _enter_into_registry(settings: Settings, queues: Sequence[str], site: str) -> None:
     with closing(Database(settings.registry_url)) as database:
         missing = [queue for queue in queues if site_of_queue(database, queue) != site]
@@ -155,41 +233,14 @@ def _enter_into_registry(settings: Settings, queues: Sequence[str], site: str) -
             enter_site(database, missing, site)
 
 
-def read_site(folder: Path) -> str | None:
-    """The identity in an output folder; None if it has none."""
-    try:
-        content = read_json(folder / SITE_NAME)
-    except (OSError, ValueError, UnsuitableFileError, RecursionError):
-        return None
-    match content:
-        case {"product": "absurd-contimg", "site": str(site)} if _IDENTITY.fullmatch(site):
-            return site
-    return None
+def _file_place(path: Path, folder: Path) -> str:
+    is_inside = path.is_relative_to(folder)
+    return _as_text(str(path.relative_to(folder)) if is_inside else _on_this_host(path))
 
 
-def _mark(folder: Path, site: str) -> str:
-    """Give an output folder an identity unless it has one; that which it has then."""
-    if (present := read_site(folder)) is not None:
-        return present
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / SITE_NAME
-    partial = folder / f"{SITE_NAME}.{secrets.token_hex(4)}"
-    try:
-        with partial.open("x", encoding="utf-8") as file:
-            json.dump({"product": "absurd-contimg", "site": site}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(partial, path)  # of several hosts at once, one
-        except FileExistsError:
-            if (present := read_site(folder)) is not None:
-                return present
-            partial.replace(path)  # it was damaged
-        except OSError:  # a file system without links
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return read_site(folder) or site
+def _server_place(url: str) -> str:
+    parts = urlsplit(url)
+    return _as_text(f"{parts.hostname or 'local server'}:{parts.port or 5432}{parts.path}")
 
 
 def _on_this_host(path: Path) -> str:
@@ -213,4 +264,14 @@ def _foreign(what: str, queue: str, theirs: str, ours: str) -> SettingError:
         f"Set {settings[what]}. For a second site: a queue of its own (--queue NAME, contimg db "
         "init). If the site was moved here for good, stop its workers, then: contimg db init "
         "--this-site",
+    )
+
+
+def _second_site(place: _Place, what: str, theirs: str, ours: str) -> SettingError:
+    return SettingError(
+        f"The output folder {place.folder} belongs to a site with the {what} {theirs}; this "
+        f"process has the {what} {ours}. Both would write products in one folder.",
+        "Set PIPELINE_STATE_DIR (--state-dir), PIPELINE_PRODUCTS_DB and ABSURD_DATABASE_URL as the "
+        "site has them, or give another output folder. If the site was moved here for good, stop "
+        "its workers, then: contimg db init --this-site",
     )
