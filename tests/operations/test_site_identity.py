@@ -21,6 +21,7 @@ from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services import initialise, serve, site_identity, take_queue
+from absurd_contimg.operations.services.site_gate import SiteGate
 from absurd_contimg.operations.services.site_identity import require_own_site
 from absurd_contimg.products.site_file import SITE_NAME, SiteFile, replace_site_file
 from absurd_contimg.registry.database import Database
@@ -137,6 +138,24 @@ async def test_a_host_without_the_mount_is_refused(
     output.rename(tmp_path / "on the first host")
     with pytest.raises(SettingError, match="output folder"):
         await join(site(url, output, output / "state"))
+
+
+async def test_a_worker_claims_nothing_for_a_mount_point(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk went away while it ran."""
+    await join(site(url, tmp_path / "out"))
+    gate = SiteGate(tmp_path / "out")
+    assert await gate.ready_to_claim()
+    (tmp_path / "out").rename(tmp_path / "disk")
+    (tmp_path / "out").mkdir()
+    assert [await gate.ready_to_claim() for _ in range(2)] == [False, False]
+    assert "Mount its disk" in gate.problem()
+    assert caplog.text.count("Mount its disk") == 1
+    (tmp_path / "out").rmdir()
+    (tmp_path / "disk").rename(tmp_path / "out")
+    assert await gate.ready_to_claim()
+    assert not gate.problem()
 
 
 @pytest.mark.parametrize("folders", [["out"], ["out", "state"], ["state"]], ids=", ".join)

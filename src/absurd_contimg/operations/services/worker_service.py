@@ -37,6 +37,7 @@ from absurd_contimg.operations.services.service_manager import ServiceManager
 from absurd_contimg.operations.services.service_reporter import ServiceIdentity, ServiceReporter
 from absurd_contimg.operations.services.service_state import WorkerState
 from absurd_contimg.operations.services.service_watch import reported
+from absurd_contimg.operations.services.site_gate import SiteGate
 from absurd_contimg.operations.services.site_identity import require_own_site
 from absurd_contimg.operations.services.worker_identity import unique_worker_id
 from absurd_contimg.registry import Registry
@@ -171,6 +172,7 @@ async def serve(
             sweep_scratch(scratch_dir)
             if registry.is_empty():  # a new site, or a registry that was lost
                 enter_products(registry, settings.pipeline.paths.output_dir)
+            folder_gate = SiteGate(settings.pipeline.paths.output_dir)
             gates = [QueueGate(QueuePauses(registry.database), queue) for queue in served]
             workers = [
                 make_worker(
@@ -178,12 +180,13 @@ async def serve(
                     replace(settings, queue_name=gate.queue),
                     registry,
                     scratch,
-                    (gate, guard),
+                    (gate, guard, folder_gate),
                     server,
                 )
                 for gate in gates
             ]
-            state = WorkerState(workers, [guard.problem, *(gate.problem for gate in gates)])
+            problems = [guard.problem, folder_gate.problem, *(gate.problem for gate in gates)]
+            state = WorkerState(workers, problems)
             reporter = ServiceReporter(
                 ServiceIdentity(
                     ServiceKind.WORKER, unique_worker_id(settings.worker_id, scratch_dir), served
