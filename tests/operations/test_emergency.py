@@ -28,6 +28,7 @@ from absurd_contimg.errors import AwayError
 from absurd_contimg.history.history_file import HistoryFile, read_histories_file
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.registry import database
+from absurd_contimg.registry.stop_notes import STOPS_NAME
 
 QUEUE = "dsa110-pipeline"
 SHARED = Path(__file__).parents[1] / "shared"
@@ -43,9 +44,9 @@ class BusySite:
         self.incoming.mkdir()
         self.hold = self.incoming / HOLD
         self.hold.touch()
-        self.state = root / "state"
+        self.state, self.output = root / "state", root / "out"
         self.options = [
-            *("--input-dir", str(self.incoming), "--output-dir", str(root / "out")),
+            *("--input-dir", str(self.incoming), "--output-dir", str(self.output)),
             *("--state-dir", str(self.state), "--database-url", url),
         ]
         self.clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
@@ -252,10 +253,62 @@ def locked(registry: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("trouble", [moved_away, overwritten, locked])
-def test_stop_ends_what_runs_without_the_registry(
+def test_a_stop_stands_without_the_registry(
     site: BusySite,
     trouble: Callable[[Path], AbstractContextManager[None]],
     monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After its trouble everything went on: the registry was the only place of the stop."""
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.2)
+    (name,) = groups(1)
+    site.spawn(name)
+    site.start_worker("w-1")
+    site.wait("a stage runs", lambda: len(site.running()) == 1)
+    with trouble(site.state / "registry.sqlite3"):
+        stopped = site.contimg("emergency", "stop", "--reason", "smoke")
+        output = require(stopped)
+        assert not site.running()
+        assert f"queue {QUEUE} is stopped by" in output
+        assert "registry.sqlite3 cannot be used" in output
+        assert "contimg actions does not have it" in output
+        assert "Nothing runs" in output
+        refused = site.contimg("emergency", "drain", "--reason", "smoke")
+        assert isinstance(refused.exception, AwayError)
+        refused = site.contimg("emergency", "reset", "--confirm", QUEUE)
+        assert "Nothing is cleared" in require(refused, 1)
+    notes = site.output / STOPS_NAME
+    site.wait("a worker enters it", lambda: not (notes / f"{QUEUE}.json").exists())
+    assert "smoke" in require(site.contimg("queue", "list"))
+    assert site.task_of(name).attempts == 1
+    assert site.states()["running"] == 0
+    require(site.contimg("emergency", "resume"))
+    assert not notes.exists()
+    site.wait("it goes on", lambda: len(site.running()) == 1)
+    assert_audit_is_clean(site)
+
+
+def test_a_stop_that_no_worker_has_read_is_shown_and_ended(
+    site: BusySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged note is a stop as well: nobody knows that it is none."""
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.2)
+    require(site.contimg("emergency", "stop", "--reason", "first"))
+    site.output.mkdir()
+    with locked(site.state / "registry.sqlite3"):
+        require(site.contimg("emergency", "stop", "--reason", "smoke"))
+    notes = site.output / STOPS_NAME
+    (notes / f"{QUEUE}-io.json").write_text("{")
+    output = require(site.contimg("queue", "list"))
+    assert "smoke" in output
+    assert "cannot be read" in output
+    require(site.contimg("queue", "resume", QUEUE))
+    require(site.contimg("emergency", "resume"))
+    assert not notes.exists()
+    assert "No queue is paused" in require(site.contimg("emergency", "resume"))
+
+
+def test_stop_ends_what_runs_without_registry_and_output_folder(
+    site: BusySite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database is enough, and what could not be recorded is told."""
     monkeypatch.setattr(database, "_BUSY_SECONDS", 0.2)
@@ -263,7 +316,8 @@ def test_stop_ends_what_runs_without_the_registry(
     site.spawn(name)
     site.start_worker("w-1")
     site.wait("a stage runs", lambda: len(site.running()) == 1)
-    with trouble(site.state / "registry.sqlite3"):
+    (site.output / STOPS_NAME).touch()
+    with locked(site.state / "registry.sqlite3"):
         begun = time.monotonic()
         stopped = site.contimg("emergency", "stop", "--reason", "smoke", "--timeout", "1")
         site.wait("it ends", lambda: not site.running())
@@ -271,9 +325,8 @@ def test_stop_ends_what_runs_without_the_registry(
         output = require(stopped, 1)
         assert f"No stop of {QUEUE}" in output
         assert "registry.sqlite3 cannot be used" in output
+        assert f"{STOPS_NAME}: " in output
         assert "Given back: 1, to begin again in 10 minutes." in output
-        refused = site.contimg("emergency", "drain", "--reason", "smoke")
-        assert isinstance(refused.exception, AwayError)
     assert site.task_of(name).attempts == 1
     assert site.states() == {"sleeping": 1}
     assert_audit_is_clean(site)

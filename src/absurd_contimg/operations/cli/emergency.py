@@ -57,8 +57,9 @@ def stop(
     The process of a running stage ends within 5 s; its run goes back to the queue and costs no
     attempt. Committed products stay. Exit code 1 if something still runs after the time.
 
-    While the registry is away no stop can be recorded: then what runs is ended through the
-    database, again and again for the time, and the exit code is 1.
+    While the registry is away the stop is a file in the output folder, which all workers obey, and
+    the record of actions lacks it. If that cannot be written either, what runs is ended through
+    the database, again and again for the time, and the exit code is 1.
     """
     _halt(reason, only, timeout, stop=True)
 
@@ -80,11 +81,12 @@ def drain(
 def resume(only: _Queues = None) -> None:
     """Let workers claim again from all queues that are stopped or paused."""
     from absurd_contimg.operations.maintenance import resume_queues
-    from absurd_contimg.operations.services import open_tables
+    from absurd_contimg.operations.services import enter_stop_notes, open_tables
     from absurd_contimg.registry.database import exists
     from absurd_contimg.registry.queue_pauses import QueuePauses
 
     settings = state.settings()
+    enter_stop_notes(settings)
     if not exists(settings.registry_url):
         console.print("No queue is paused.")
         return
@@ -147,13 +149,16 @@ def reset(
     settings = state.settings()
     _require_confirmation(settings.queue_name, confirm)
     stopped = _halt(reason or "reset", None, timeout, stop=True)
+    if not stopped:
+        console.print("Nothing is cleared: the queues could not be resumed after it.")
+        raise typer.Exit(1)
 
     async def clear_all(backend: Backend) -> list[ClearedQueue]:
         queues = await site_queues(backend, [settings.queue_name])
         return await _clear(settings, backend, queues, None)
 
     _show_cleared(with_backend(settings, clear_all, create=False))
-    if not stay_stopped and stopped:
+    if not stay_stopped:
         with open_tables(settings) as database:
             holding = end_stops(QueuePauses(database), stopped)
         for pause in holding:
@@ -187,11 +192,12 @@ def _halt(
     except AwayError as error:
         if not stop:
             raise
-        text = f"No stop of {', '.join(queues)} is recorded, nor this action: {error}"
-        console.print(message_line(text), soft_wrap=True)
-        with_backend(settings, lambda b: _stop_unrecorded(b, queues, timeout), create=False)
-        raise typer.Exit(1) from error
-    _note(settings, "stop" if stop else "drain", queues, reason)
+        stopped = []
+        if not _note_stop(settings, queues, reason.strip(), error):
+            with_backend(settings, lambda b: _stop_unrecorded(b, queues, timeout), create=False)
+            raise typer.Exit(1) from error
+    else:
+        _note(settings, "stop" if stop else "drain", queues, reason)
     running = with_backend(settings, lambda b: _wait_until_idle(b, queues, timeout), create=False)
     if running is None:
         raise typer.Exit(1)
@@ -273,6 +279,34 @@ def _hold(
             if each.earlier is not None:
                 console.print(message_line(f"Before that {each.earlier}."), soft_wrap=True)
     return stopped
+
+
+def _note_stop(settings: Settings, queues: Sequence[str], reason: str, error: AwayError) -> bool:
+    """Stop the queues by files in the output folder; whether they could be written."""
+    from absurd_contimg.operations.services import operator_name
+    from absurd_contimg.registry.queue_pauses import QueuePause
+    from absurd_contimg.registry.stop_notes import StopNotes
+
+    notes = StopNotes(settings.pipeline.paths.output_dir)
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    stops = [QueuePause(queue, reason, now, operator_name(), True) for queue in queues]
+    try:
+        notes.add(stops)
+    except OSError as failure:
+        text = (
+            f"No stop of {', '.join(queues)} is recorded, nor this action: {error} Nor can it "
+            f"be written to {notes.folder}: {failure.strerror}."
+        )
+        console.print(message_line(text), soft_wrap=True)
+        return False
+    for stop in stops:
+        console.print(message_line(f"{stop}."), soft_wrap=True)
+    text = (
+        f"The stop stands in {notes.folder}, not in the registry; the first worker that reaches "
+        f"both enters it. contimg actions does not have it. {error}"
+    )
+    console.print(message_line(text), soft_wrap=True)
+    return True
 
 
 async def _stop_unrecorded(backend: Backend, queues: Sequence[str], timeout: float) -> None:

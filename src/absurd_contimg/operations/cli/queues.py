@@ -53,10 +53,11 @@ def pause(
 @queue_app.command()
 def resume(queue: _QueueName = None) -> None:
     """Let workers claim from a queue again; names the queues that are still paused."""
-    from absurd_contimg.operations.services import read_hindrances
+    from absurd_contimg.operations.services import enter_stop_notes, read_hindrances
 
     settings = state.settings()
     name = queue or settings.queue_name
+    enter_stop_notes(settings)
     ended = with_actions(settings, lambda actions: actions.resume_queue(name))
     console.print(message_line(f"Resumed: {ended.sentence('was')}."))
     others = read_hindrances(settings).pauses

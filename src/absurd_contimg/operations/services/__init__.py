@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         Hindrances,
         SiteTables,
         Tables,
+        enter_stop_notes,
         open_tables,
         read_hindrances,
     )
@@ -116,6 +117,7 @@ __all__ = [
     "closing_rules",
     "compare_images",
     "database_url",
+    "enter_stop_notes",
     "find_new_sources",
     "find_source",
     "follow",

@@ -9,17 +9,22 @@ import logging
 from dataclasses import dataclass, field
 
 from absurd_contimg.errors import AwayError
-from absurd_contimg.registry.queue_pauses import QueuePauses
+from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
+from absurd_contimg.registry.stop_notes import StopNotes
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class QueueGate:
-    """Asks the registry whether a queue is paused; what is running goes on."""
+    """Asks the registry whether a queue is paused; what is running goes on.
+
+    A stop that the registry could not hold is in the output folder, and counts as well.
+    """
 
     pauses: QueuePauses
     queue: str
+    notes: StopNotes | None = None
     _noted: str = field(default="", init=False)
 
     def problem(self) -> str:
@@ -32,7 +37,7 @@ class QueueGate:
         False also while the registry is away: nothing that is claimed then could be worked on.
         """
         try:
-            pause = await asyncio.to_thread(self.pauses.of_queue, self.queue)
+            pause = await asyncio.to_thread(self._pause)
             reason = "" if pause is None else f"{pause}"
         except AwayError as error:
             reason = str(error)
@@ -47,7 +52,18 @@ class QueueGate:
     async def may_run(self) -> bool:
         """For `RunControl.may_run`; a registry that is away stops nothing."""
         try:
-            pause = await asyncio.to_thread(self.pauses.of_queue, self.queue)
+            pause = await asyncio.to_thread(self._pause)
         except AwayError:
             return True
         return pause is None or not pause.ends_running
+
+    def _pause(self) -> QueuePause | None:
+        """What holds the queue; a stop in the output folder is entered into the registry."""
+        stop = None if self.notes is None else self.notes.of_queue(self.queue)
+        if stop is None or self.notes is None:
+            return self.pauses.of_queue(self.queue)
+        try:
+            self.notes.enter(self.pauses, stop)
+        except (AwayError, OSError) as error:
+            _log.debug("the registry does not hold the stop yet: %s", error)
+        return stop

@@ -12,6 +12,7 @@ from absurd_contimg.errors import AwayError, SettingError
 from absurd_contimg.registry.database import Database, exists
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 from absurd_contimg.registry.resource_slots import ResourceSlot, ResourceSlots
+from absurd_contimg.registry.stop_notes import StopNotes
 from absurd_contimg.settings import Settings
 
 
@@ -35,14 +36,38 @@ class Hindrances:
 
 def read_hindrances(settings: Settings) -> Hindrances:
     """The pauses and slots; none where there is no registry yet."""
+    stops = StopNotes(settings.pipeline.paths.output_dir).stops()
     if not exists(settings.registry_url):
-        return Hindrances()
+        return Hindrances(tuple(stops))
     try:
         with open_tables(settings) as database:
             pauses, slots = QueuePauses(database).pauses(), ResourceSlots(database).slots()
     except AwayError as error:
-        return Hindrances(problem=str(error))
+        return Hindrances(tuple(stops), problem=str(error))
+    noted = {stop.queue for stop in stops}
+    pauses = [*stops, *(pause for pause in pauses if pause.queue not in noted)]
     return Hindrances(tuple(pauses), tuple(slots))
+
+
+def enter_stop_notes(settings: Settings) -> None:
+    """Enter the stops that the registry could not hold; raises `AwayError` where it still cannot.
+
+    What holds or ends stops then knows them.
+    """
+    notes = StopNotes(settings.pipeline.paths.output_dir)
+    stops = notes.stops()
+    if not stops:
+        return
+    with open_tables(settings) as database:
+        for stop in stops:
+            try:
+                notes.enter(QueuePauses(database), stop)
+            except OSError as error:
+                raise AwayError(
+                    str(notes.folder),
+                    f"The stop in {notes.folder} cannot be removed: {error.strerror}.",
+                    "Make it writable for this user.",
+                ) from error
 
 
 class Tables(Protocol):

@@ -44,6 +44,7 @@ from absurd_contimg.registry import Registry
 from absurd_contimg.registry.queue_pauses import QueuePauses
 from absurd_contimg.registry.resource_slots import ResourceSlots
 from absurd_contimg.registry.service_records import ServiceKind
+from absurd_contimg.registry.stop_notes import StopNotes
 from absurd_contimg.settings import Settings
 from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.workflows.assembly import (
@@ -105,7 +106,8 @@ def make_worker(
         registry,
         ready_to_claim,
     )
-    stop_gate = QueueGate(QueuePauses(registry.database), settings.queue_name)
+    stops = StopNotes(settings.pipeline.paths.output_dir)
+    stop_gate = QueueGate(QueuePauses(registry.database), settings.queue_name, stops)
     worker.control = RunControl(_CONTROL_SECONDS, stop_gate.may_run)
     return worker
 
@@ -173,7 +175,8 @@ async def serve(
             if registry.is_empty():  # a new site, or a registry that was lost
                 enter_products(registry, settings.pipeline.paths.output_dir)
             folder_gate = SiteGate(settings.pipeline.paths.output_dir)
-            gates = [QueueGate(QueuePauses(registry.database), queue) for queue in served]
+            stops = StopNotes(settings.pipeline.paths.output_dir)
+            gates = [QueueGate(QueuePauses(registry.database), queue, stops) for queue in served]
             workers = [
                 make_worker(
                     backend,
