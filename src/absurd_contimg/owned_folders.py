@@ -72,6 +72,16 @@ def read_mark(folder: Path) -> Mark | None:
     return None
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder that only its owner may enter; one that is there keeps its mode.
+
+    Its parents are made as usual.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=stat.S_IRWXU)
+
+
 def take_folder(
     folder: Path, mark: Mark, is_left_over: Callable[[Path], bool] = lambda _folder: False
 ) -> None:

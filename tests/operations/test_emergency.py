@@ -27,6 +27,7 @@ from absurd_contimg.core.records import Json, SpawnOptions
 from absurd_contimg.errors import AwayError
 from absurd_contimg.history.history_file import HistoryFile, read_histories_file
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.registry import database
 from absurd_contimg.registry.stop_notes import STOPS_NAME
 
@@ -400,3 +401,29 @@ def test_stop_needs_a_reason_and_a_queue(site: BusySite) -> None:
     refused = site.contimg("emergency", "clear-queue", "absent")  # nothing is asked
     assert "There is no queue 'absent'" in str(refused.exception)
     assert "No queue is paused" in require(site.contimg("emergency", "resume"))
+
+
+def test_the_state_folder_is_its_owners_alone(site: BusySite) -> None:
+    """Whatever the umask: who may read a file of the registry, or its lock, may hold a lock."""
+    before = os.umask(0)
+    try:
+        require(site.contimg("queue", "pause", "--reason", "smoke"))
+        require(site.contimg("emergency", "clear-queue", QUEUE, "--confirm", QUEUE))
+        require(site.contimg("emergency", "resume"))
+        require(site.contimg("backup"))
+        (site.incoming / "catalog.csv").touch()
+        require(site.contimg("worker", "--until-idle"))
+        lock = site.state / "registry.sqlite3.lock"
+        lock.chmod(0o644)  # as an earlier version made it
+        with LOCAL.locked(lock):
+            pass
+    finally:
+        os.umask(before)
+    others = {
+        str(path.relative_to(site.state)): f"{path.stat().st_mode & 0o777:o}"
+        for path in (site.state, *site.state.glob("*"))
+        if path.stat().st_mode & 0o077
+    }
+    assert not others
+    names = {path.name for path in site.state.iterdir()}
+    assert {"backups", "dumps", "registry.sqlite3", "workers"} <= names

@@ -49,6 +49,7 @@ from absurd_contimg.execution.stage_server import (
     StageServerError,
     module_path,
 )
+from absurd_contimg.owned_folders import make_private
 from absurd_contimg.regular_files import read_json
 from absurd_contimg.secrets import without_secrets
 
@@ -177,7 +178,8 @@ class IsolatedStageExecutor:
     def _prepare(self, request: StageRequest) -> dict[str, str]:
         """Write the request and make the folders; returns the environment of the process."""
         for log in (request.casa_log, request.output_log):
-            log.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (log.parent.parent, log.parent):
+                make_private(folder)
         temporary = request.scratch / "tmp"
         temporary.mkdir()
         config = request.context.config

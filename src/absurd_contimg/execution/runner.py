@@ -29,6 +29,7 @@ from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.execution.stage_process import run_stage
 from absurd_contimg.execution.stage_slots import NO_LIMITS, StageSlots
+from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.store import Published, linked_folders, load_committed, publish
@@ -264,6 +265,8 @@ def prepare_folders(paths: PathsConfig) -> None:
     for name in _WRITTEN:
         folder: Path = getattr(paths, name)
         try:
+            if name == "state_dir":
+                make_private(folder)
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass

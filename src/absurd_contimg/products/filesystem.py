@@ -22,6 +22,8 @@ from absurd_contimg.products.files import tracked_files
 from absurd_contimg.regular_files import UnsuitableFileError, read_json
 
 _COPIED_AT_ONCE_BYTES = 1_048_576
+_LOCK_MODE = 0o600
+"""Who may read a lock file may hold its lock for ever."""
 
 
 class FileSystem(Protocol):
@@ -201,7 +203,7 @@ class _LocalFileSystem:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_CREAT if create else 0)
         while True:
             try:
-                descriptor = os.open(path, flags, 0o644)
+                descriptor = os.open(path, flags, _LOCK_MODE)
             except OSError as error:
                 if error.errno == errno.EROFS and flags & os.O_RDWR and not create:
                     flags ^= os.O_RDWR  # its owner may live, and that can be asked
@@ -232,14 +234,18 @@ class _LocalFileSystem:
         path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
         try:
-            descriptor = os.open(path, flags, 0o644)
+            descriptor = os.open(path, flags, _LOCK_MODE)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
                 raise _no_lock(path) from error
             raise
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise _no_lock(path)
+            if status.st_mode & ~stat.S_IFMT(status.st_mode) & ~_LOCK_MODE and not status.st_size:
+                with suppress(OSError):  # of an earlier version, or another user's
+                    os.fchmod(descriptor, _LOCK_MODE)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:

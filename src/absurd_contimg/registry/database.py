@@ -6,11 +6,12 @@ callers need no retries. Each transaction opens its own connection: any thread m
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -37,6 +38,7 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError,
 from sqlalchemy.orm import Session
 
 from absurd_contimg.errors import AwayError, RegistryAwayError, RegistryDamagedError, SettingError
+from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.manifest import relocated
 from absurd_contimg.registry.column_values import column_json
@@ -250,10 +252,11 @@ class Database:
                 self._bring_up_to_date(connection)
         else:
             path = Path(self._engine.url.database or "")
-            path.absolute().parent.mkdir(parents=True, exist_ok=True)
+            make_private(path.absolute().parent)
             # Switching to WAL never waits for other processes, so a lock of our own does.
             with (
                 LOCAL.locked(path.with_name(path.name + ".lock")),
+                _private_file(path),
                 self._engine.connect() as connection,
             ):
                 driver: Any = connection.connection.driver_connection
@@ -312,6 +315,14 @@ class Database:
             f"versions up to {HEAD}.",
             "Use the version of the package that made it, or a newer one.",
         )
+
+
+@contextmanager
+def _private_file(path: Path) -> Iterator[None]:
+    """SQLite gives its log and its index the mode of the file, and who may read them may lock."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    yield
 
 
 def exists(url: str) -> bool:

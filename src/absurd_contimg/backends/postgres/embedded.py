@@ -37,7 +37,7 @@ from absurd_contimg.backends.postgres.server_programs import (
 from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.forked_children import close_lock, withhold_lock
-from absurd_contimg.owned_folders import Mark, remove_tree, take_folder, user_name
+from absurd_contimg.owned_folders import Mark, make_private, remove_tree, take_folder, user_name
 
 _SUPERUSER = "postgres"
 _DATA, _LOG = "data", "server.log"
@@ -129,7 +129,8 @@ class EmbeddedPostgres:
         """
         self._check_folder()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            for folder in (self._folder.parent, self._folder):
+                make_private(folder)
         except OSError as error:
             raise EmbeddedPostgresError(
                 f"The folder {self._folder} for the embedded server cannot be made: "

@@ -19,6 +19,7 @@ from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.errors import AwayError, MissingInputError, SettingError
 from absurd_contimg.operations.cli.app import Reason, app, state, with_backend
 from absurd_contimg.operations.console import console, message_line
+from absurd_contimg.owned_folders import make_private
 from absurd_contimg.settings import Settings
 from absurd_contimg.similar_names import did_you_mean
 
@@ -344,6 +345,7 @@ async def _clear(
     await _require_queues(backend, queues)
     now = await backend.current_time()
     folder = settings.pipeline.paths.state_dir / "dumps"
+    make_private(folder)
     return [
         await clear_queue(
             backend, queue, dump or folder / f"{queue}-{now:%Y%m%dT%H%M%S%fZ}.jsonl.gz"
@@ -386,7 +388,7 @@ def _note(settings: Settings, action: str, queues: Sequence[str], reason: str) -
     from absurd_contimg.registry.operator_actions import OperatorAction, store_action
 
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
+    make_private(settings.pipeline.paths.state_dir)
     try:
         with closing(open_registry(settings)) as registry:
             for queue in queues:

@@ -27,6 +27,7 @@ from absurd_contimg.history.wait_explanation import (
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, app, state
 from absurd_contimg.operations.console import cell, console, counted
+from absurd_contimg.owned_folders import make_private
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -235,7 +236,7 @@ async def _spawn(
     from absurd_contimg.registry import Registry
 
     await require_own_site(backend, settings, [settings.queue_name], joins=False)
-    settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
+    make_private(settings.pipeline.paths.state_dir)
     with closing(Registry(settings.registry_url)) as registry:
         tables = GivenTables(registry.database)
         records = ActionRecords(tables, operator_name(), "command line")

@@ -16,6 +16,7 @@ from absurd_contimg.core.records import History
 from absurd_contimg.errors import CorruptInputError, MissingInputError
 from absurd_contimg.execution.logs import log_folder, log_paths, tail
 from absurd_contimg.history.timeline import StepStart, group_of, step_starts
+from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.mosaic_outputs import MosaicOutputs
 from absurd_contimg.products.outputs import ImageOutputs, from_json, is_within
 from absurd_contimg.settings import Settings
@@ -89,7 +90,7 @@ def draw(outputs: Mapping[str, Any], path: Path, folders: Sequence[Path]) -> Non
     """Draw the image or the mosaic in the outputs of a stage."""
     from absurd_contimg.operations.report import write_quicklook  # noqa: PLC0415 - slow
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
     try:
         if outputs.get("mosaic"):
             mosaic = from_json(MosaicOutputs, outputs, folders).mosaic

@@ -21,6 +21,7 @@ from absurd_contimg.history.history_file import (
     read_histories_file,
     write_histories,
 )
+from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.filesystem import LOCAL
 
 _PAGE = 500
@@ -101,7 +102,7 @@ def archive_histories(folder: Path, histories: Iterable[History]) -> list[Path]:
         ended = terminal_at(history)
         if ended is not None:
             by_day.setdefault(ended.astimezone(UTC).date().isoformat(), []).append(history)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     written = []
     for day, new in sorted(by_day.items()):
         path = folder / f"histories-{day}.jsonl.gz"

@@ -35,6 +35,7 @@ from absurd_contimg.errors import (
     UserError,
 )
 from absurd_contimg.operations.console import counted, one_line
+from absurd_contimg.owned_folders import make_private
 from absurd_contimg.registry.database import Database, exists
 from absurd_contimg.registry.service_records import SILENT_AFTER_SECONDS, list_services
 from absurd_contimg.registry.tables import ALL_TABLES
@@ -82,7 +83,7 @@ def make_backup(database_url: str, registry_url: str, folder: Path, now: datetim
     """
     if folder.exists():
         raise SettingError(f"{folder} is there already.", "Give the name of a new folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_private(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".backup-") as name:
         partial = Path(name, "backup")
         partial.mkdir(mode=_FOLDER_MODE)

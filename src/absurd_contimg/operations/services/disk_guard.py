@@ -23,6 +23,7 @@ from absurd_contimg.execution.disk_usage import (
     disk_usage,
     size_text,
 )
+from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.filesystem import LOCAL
 
 _log = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ class DiskGuard:
         if self.host:
             note["host"] = self.host
         try:
-            LOCAL.ensure_folder(self._path.parent)
+            make_private(self._path.parent)
             LOCAL.write_json(self._path, note)
         except OSError as error:
             _log.debug("worker %s: no note for contimg status: %s", self.worker_id, error)

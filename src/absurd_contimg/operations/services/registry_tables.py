@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from absurd_contimg.errors import AwayError, SettingError
+from absurd_contimg.owned_folders import make_private
 from absurd_contimg.registry.database import Database, exists
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 from absurd_contimg.registry.resource_slots import ResourceSlot, ResourceSlots
@@ -19,7 +20,7 @@ from absurd_contimg.settings import Settings
 @contextmanager
 def open_tables(settings: Settings) -> Iterator[Database]:
     """The tables, which are made if they are missing."""
-    settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
+    make_private(settings.pipeline.paths.state_dir)
     with closing(Database(settings.registry_url)) as database:
         yield database
 
@@ -116,7 +117,7 @@ class SiteTables:
         with self._lock:
             if self._database is None:
                 paths = self._settings.pipeline.paths
-                paths.state_dir.mkdir(parents=True, exist_ok=True)
+                make_private(paths.state_dir)
                 url = self._settings.registry_url
                 self._database = Database(url, output_dir=paths.output_dir)
             return self._database

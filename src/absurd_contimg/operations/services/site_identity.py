@@ -23,6 +23,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.errors import AwayError, SettingError
 from absurd_contimg.execution.host_scratch import host_name
 from absurd_contimg.execution.stage import stage_queues
+from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.site_file import (
     SITE_NAME,
     SiteFile,
@@ -119,8 +120,7 @@ async def take_queue(backend: Backend, settings: Settings) -> None:
         await backend.sites.forget(queues)
     folder = settings.pipeline.paths.output_dir
     folder.mkdir(parents=True, exist_ok=True)
-    state_dir = settings.pipeline.paths.state_dir
-    state_dir.mkdir(parents=True, exist_ok=True)
+    make_private(settings.pipeline.paths.state_dir)
     with closing(Database(settings.registry_url)) as database:
         served = site_of_queue(database, settings.queue_name)
     site = mark_site(folder, served or secrets.token_hex(8))
