@@ -341,3 +341,12 @@ def test_copy_onto_a_full_disk_is_one_sentence(tmp_path: Path, small_disk: Path)
         database.commit()
     with pytest.raises(OutputError, match=r"could not be copied to .*disk is full.*Free space"):
         _copy_sqlite(tmp_path / "registry.sqlite3", small_disk / "registry.sqlite3")
+
+
+def test_a_database_without_a_queue_is_named(database_url: str, tmp_path: Path) -> None:
+    """It was told that pg_dump had failed."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("drop schema absurd cascade")
+    with pytest.raises(MissingInputError, match=r"holds no schema absurd.*ABSURD_DATABASE_URL"):
+        make_backup(database_url, f"sqlite:///{tmp_path}/none", tmp_path / "b", datetime.now(UTC))
+    assert not (tmp_path / "b").exists()

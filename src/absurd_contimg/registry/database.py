@@ -156,8 +156,12 @@ class Database:
     def _require_file(self) -> None:
         """SQLite would make a new file, without a table, where one was deleted."""
         if not self._is_postgres and not Path(self._place).exists():
+            folder = Path(self._place).parent
+            is_mount_point = not any(folder.glob("*"))
             raise RegistryDamagedError(
-                self._place, f"The registry {self._place} is gone.", _REBUILD
+                self._place,
+                f"The registry {self._place} is gone.",
+                f"Mount the disk of {folder}, which is empty." if is_mount_point else _REBUILD,
             )
 
     @contextmanager

@@ -76,3 +76,31 @@ async def test_a_user_without_rights_is_no_healthy_database(database_url: str) -
         check_schema(psycopg.conninfo.make_conninfo(database_url, options=f"-c role={role}"))
     finally:
         execute(database_url, f"drop owned by {role}", f"drop role {role}")
+
+
+async def test_a_user_who_sees_no_rows_has_no_healthy_database(database_url: str) -> None:
+    """Forced row security: a worker saw no task, and ``doctor`` found no problem."""
+    async with PostgresBackend(database_url) as backend:
+        await backend.create_queue("q")
+    role = "filtered_of_absurd"
+    url = psycopg.conninfo.make_conninfo(database_url, options=f"-c role={role}")
+    table = "alter table absurd.t_q"
+    execute(
+        database_url,
+        f"create role {role} login",
+        f"grant usage on schema absurd to {role}",
+        f"grant all on all tables in schema absurd to {role}",
+        f"{table} owner to {role}",
+        f"{table} enable row level security",
+    )
+    try:
+        check_schema(url)  # not for the owner
+        execute(database_url, f"{table} force row level security")
+        with pytest.raises(BackendError, match=r"Row security hides rows of absurd\.t_q from"):
+            check_schema(url)
+        check_schema(database_url)
+        execute(database_url, "create policy everything on absurd.t_q using (true)")
+        check_schema(url)
+    finally:
+        execute(database_url, f"{table} owner to current_user")
+        execute(database_url, f"drop owned by {role}", f"drop role {role}")

@@ -9,6 +9,8 @@ import pytest
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import check_schema, install_schema
 from absurd_contimg.core.errors import BackendError
+from absurd_contimg.operations.alerts.look import make_look
+from absurd_contimg.operations.overview import Site, read_site
 
 
 async def test_a_standby_is_named_with_what_to_do(tmp_path: Path) -> None:
@@ -27,4 +29,8 @@ async def test_a_standby_is_named_with_what_to_do(tmp_path: Path) -> None:
         async with PostgresBackend(url) as backend:
             with pytest.raises(BackendError, match=r"Promote it, or name the primary") as refused:
                 await backend.spawn_task("q", "task", {})
+            site = Site("production", backend)
+            assert "standby" in (await make_look(site, 60.0)()).away["database"]
+            problems = list((await read_site(site)).problems)
+            assert any("Promote it" in problem for problem in problems)
         assert refused.value.sqlstate == "25006"

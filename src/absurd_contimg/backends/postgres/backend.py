@@ -16,6 +16,7 @@ from typing_extensions import override
 from absurd_contimg.backends.postgres.columns import selected
 from absurd_contimg.backends.postgres.combined_calls import CombinedCalls
 from absurd_contimg.backends.postgres.connections import CONNECT_SECONDS, Connections
+from absurd_contimg.backends.postgres.database_errors import READ_ONLY
 from absurd_contimg.backends.postgres.lock_holders import find_lock_holders, name_holders
 from absurd_contimg.backends.postgres.queue_additions import ADD
 from absurd_contimg.backends.postgres.queue_listener import listening
@@ -28,6 +29,7 @@ from absurd_contimg.backends.postgres.schema import (
 from absurd_contimg.backends.postgres.task_queries import TaskQueries, table
 from absurd_contimg.core.arguments import with_checked_arguments
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import BackendError
 from absurd_contimg.core.records import (
     AwaitedEvent,
     Checkpoint,
@@ -124,6 +126,13 @@ class PostgresBackend(Backend):
     async def lock_holders(self) -> str:
         """Which sessions hold locks on the tables of queues, and what to do; empty if none does."""
         return name_holders(await find_lock_holders(self._url))
+
+    async def require_writable(self) -> None:
+        """Raise `BackendError` where the database answers and takes no changes, as a standby."""
+        async with self._database.connection() as connection:
+            cursor = await connection.execute("select pg_catalog.pg_is_in_recovery()")
+            if await cursor.fetchall() == [(True,)]:
+                raise BackendError(READ_ONLY, "25006")
 
     @override
     async def current_time(self) -> datetime:

@@ -134,8 +134,9 @@ class EmbeddedPostgres:
         except OSError as error:
             raise EmbeddedPostgresError(
                 f"The folder {self._folder} for the embedded server cannot be made: "
-                f"{error.strerror}. Make it writable for this user, or set PIPELINE_STATE_DIR "
-                "to another folder, or ABSURD_DATABASE_URL to a server of your own."
+                f"{error.strerror}. Mount its disk, make it writable for this user, or set "
+                "PIPELINE_STATE_DIR to another folder, or ABSURD_DATABASE_URL to a server "
+                "of your own."
             ) from error
         with self._locked():
             if not (

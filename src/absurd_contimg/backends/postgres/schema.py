@@ -52,6 +52,17 @@ _TABLES: LiteralString = (
 )
 """Queue and name of each table that there should be; whether it is, and may be used."""
 
+_FILTERED: LiteralString = (
+    "select c.relname::text from pg_catalog.pg_class c"
+    " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+    " where n.nspname = 'absurd' and c.relkind in ('r', 'p')"
+    " and pg_catalog.row_security_active(c.oid)"
+    " and not exists (select from pg_catalog.pg_policies p where p.schemaname = 'absurd'"
+    " and p.tablename = c.relname and p.cmd = 'ALL' and p.permissive = 'PERMISSIVE'"
+    " and p.qual = 'true' and coalesce(p.with_check, 'true') = 'true') order by 1"
+)
+"""The tables of which the user sees and writes only rows that a policy allows."""
+
 _LOCK: LiteralString = f"select pg_advisory_xact_lock({0x41425355})"
 """One transaction at a time installs; any number of our own ("ABSU")."""
 
@@ -105,7 +116,7 @@ def _install(connection: Session) -> str:
 def check_schema(url: str) -> None:
     """Raise `SchemaMissing` unless the database holds, whole, the schema version that we use.
 
-    And `BackendError` if its user may not use a table.
+    And `BackendError` if its user may not use a table, or not all of its rows.
     """
     with _transaction(url) as connection:
         if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
@@ -118,6 +129,7 @@ def check_schema(url: str) -> None:
                 "Run: contimg db init"
             )
         tables = connection.execute(_TABLES).fetchall()
+        filtered = [table for (table,) in connection.execute(_FILTERED).fetchall()]
     missing = [(queue, table) for queue, table, is_there, _ in tables if not is_there]
     if missing:
         raise SchemaMissing(
@@ -129,6 +141,12 @@ def check_schema(url: str) -> None:
         raise BackendError(
             f"The database's user may not read and write {', '.join(barred[:5])}. Grant it, or "
             "name another user in ABSURD_DATABASE_URL."
+        )
+    if filtered:
+        raise BackendError(
+            f"Row security hides rows of absurd.{', absurd.'.join(filtered[:5])} from the "
+            "database's user: no task is seen that a policy does not name. As the owner: alter "
+            "table NAME no force row level security, or alter role USER bypassrls."
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
+from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import AwayError
 from absurd_contimg.history.stage_figures import StageFigures, read_stage_figures
@@ -36,11 +37,13 @@ def make_look(site: Site, recent_seconds: float) -> Callable[[], Awaitable[Look]
 
 
 async def _find_away(site: Site) -> Mapping[Dependency, str]:
-    """What does not answer a small question, and its error."""
+    """What does not answer a small question, or takes no changes, and its error."""
     away: dict[Dependency, str] = {}
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             await site.inspection.current_time()
+            if isinstance(site.inspection, PostgresBackend):
+                await site.inspection.require_writable()
     except (BackendError, TimeoutError) as error:
         away["database"] = _text(error)
     try:

@@ -38,7 +38,7 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
     return (
         Rule(
             name="database-away",
-            meaning="1 if the database of the tasks does not answer",
+            meaning="1 if the database of the tasks does not answer, or takes no changes",
             severity="critical",
             raised=1.0,
             cleared=0.5,

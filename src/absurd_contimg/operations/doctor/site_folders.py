@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import closing
 from pathlib import Path
 
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import AwayError, UserError
 from absurd_contimg.operations.doctor.software import Finding
+from absurd_contimg.operations.services import require_own_site
 from absurd_contimg.products.publication import check_mounted
 from absurd_contimg.registry.database import Database, exists
 from absurd_contimg.registry.publications import Publications
@@ -26,6 +30,22 @@ def publish_folder(settings: Settings) -> list[Finding]:
     except UserError:
         return []  # of the registry's URL: every command says so
     return [Finding(True, name, f"{paths.published} is the folder of {len(copies)} publications.")]
+
+
+def own_site(settings: Settings, url: str) -> list[Finding]:
+    """Whether output folder, registry and database belong together, and none is a mount point."""
+
+    async def ask() -> None:
+        async with PostgresBackend(url, pool_max_size=1) as backend:
+            await require_own_site(backend, settings, [settings.queue_name], joins=False)
+
+    try:
+        asyncio.run(ask())
+    except (UserError, BackendError) as error:
+        remedy = error.remedy if isinstance(error, UserError) else "Try again."
+        problem = error.problem if isinstance(error, UserError) else str(error)
+        return [Finding(False, "site", problem, remedy)]
+    return [Finding(True, "site", "Output folder, registry and queue belong together.")]
 
 
 def _published_copies(settings: Settings) -> list[Path]:

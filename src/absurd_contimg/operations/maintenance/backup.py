@@ -83,6 +83,10 @@ def make_backup(database_url: str, registry_url: str, folder: Path, now: datetim
     """
     if folder.exists():
         raise SettingError(f"{folder} is there already.", "Give the name of a new folder.")
+    _require_schema(database_url, _SCHEMAS[_QUEUE], "tasks", "ABSURD_DATABASE_URL")
+    if not registry_url.startswith(_SQLITE):
+        schema = _SCHEMAS[_REGISTRY_DUMP]
+        _require_schema(registry_url, schema, "the registry", "PIPELINE_PRODUCTS_DB")
     make_private(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".backup-") as name:
         partial = Path(name, "backup")
@@ -323,6 +327,17 @@ def _restore(url: str, server_version: int, source: Path) -> None:
                 file.write(b"-- ")
         as_one = ("--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1")
         _run("psql", url, *as_one, f"--file={script}")
+
+
+def _require_schema(url: str, schema: str, what: str, variable: str) -> None:
+    """Raise `MissingInputError` where there is nothing to copy: pg_dump tells no cause."""
+    with Session.connect(url) as session:
+        if not _exists(session, schema):
+            raise MissingInputError(
+                f"The database {session.info.dbname!r} holds no schema {schema}, so no {what}: "
+                "nothing is copied.",
+                f"Check {variable}. In a new database: contimg db init",
+            )
 
 
 def _exists(session: Session, schema: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.config.alerts import AlertsConfig
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.core.records import History
@@ -144,6 +145,8 @@ async def _read_queues(
             names = await site.queues()
             since = None if recent_seconds is None else now - timedelta(seconds=recent_seconds)
             waiting_max = max(WAITING_MAX // 2 // max(len(names), 1), 10)
+            if isinstance(inspection, PostgresBackend):
+                await _note_standby(inspection, problems)
             reads = (read_queue(inspection, name, since, waiting_max) for name in names)
             return now, list(await asyncio.gather(*reads))
     except (BackendError, TimeoutError) as error:
@@ -152,6 +155,15 @@ async def _read_queues(
             f"The tasks cannot be seen: {reason} Workers wait until it is back: contimg doctor."
         )
         return datetime.now(UTC), []
+
+
+async def _note_standby(backend: PostgresBackend, problems: list[str]) -> None:
+    try:
+        await backend.require_writable()
+    except BackendError as error:
+        if error.sqlstate != "25006":
+            raise
+        problems.append(f"{error}")
 
 
 def wait_context(
