@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,8 +56,6 @@ class StopNotes:
     def remove(self, queue: str) -> None:
         """Remove the note of a queue; it may be absent."""
         self._path(queue).unlink(missing_ok=True)
-        with suppress(OSError):
-            self.folder.rmdir()
 
     def enter(self, pauses: QueuePauses, stop: QueuePause) -> None:
         """Enter a stop into the registry and remove its note; raises `AwayError` and `OSError`."""
