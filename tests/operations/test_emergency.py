@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.records import Json, SpawnOptions
-from absurd_contimg.errors import AwayError
+from absurd_contimg.errors import AwayError, SettingError
 from absurd_contimg.history.history_file import HistoryFile, read_histories_file
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.products.filesystem import LOCAL
@@ -401,6 +401,21 @@ def test_stop_needs_a_reason_and_a_queue(site: BusySite) -> None:
     refused = site.contimg("emergency", "clear-queue", "absent")  # nothing is asked
     assert "There is no queue 'absent'" in str(refused.exception)
     assert "No queue is paused" in require(site.contimg("emergency", "resume"))
+
+
+def test_of_two_resets_at_once_one_is_refused(site: BusySite) -> None:
+    """Each put back the stop of the other, and all queues stayed stopped."""
+    require(site.contimg("queue", "pause", "--reason", "smoke"))
+    lock = LOCAL.try_lock(site.state / "reset.lock")
+    assert lock is not None
+    try:
+        refused = site.contimg("emergency", "reset", "--confirm", QUEUE)
+        assert isinstance(refused.exception, SettingError)
+        assert "Another contimg emergency reset" in str(refused.exception)
+        assert "smoke" in require(site.contimg("queue", "list"))
+    finally:
+        LOCAL.unlock(lock)
+    assert "Not resumed" in require(site.contimg("emergency", "reset", "--confirm", QUEUE))
 
 
 def test_the_state_folder_is_its_owners_alone(site: BusySite) -> None:

@@ -200,3 +200,12 @@ def test_short_trouble_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyP
     started = time.monotonic()
     write(registry)
     assert time.monotonic() - started < 3
+
+
+def test_what_is_no_file_is_no_registry(tmp_path: Path) -> None:
+    """A lock was left beside /dev/null."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(AwayError, match="no regular file"):
+        database.Database(pipe)
+    assert list(tmp_path.iterdir()) == [pipe]

@@ -6,6 +6,7 @@ callers need no retries. Each transaction opens its own connection: any thread m
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sqlite3
@@ -245,6 +246,9 @@ class Database:
             return connection.scalar(select(_ALEMBIC_TABLE)) == HEAD
 
     def _install(self) -> None:
+        path = Path(self._engine.url.database or "")
+        if not self._is_postgres and path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
         if self._is_current():
             return
         if self._is_postgres:
@@ -255,7 +259,6 @@ class Database:
                 connection.execute(text(f"set local search_path to {_POSTGRES_SCHEMA}"))
                 self._bring_up_to_date(connection)
         else:
-            path = Path(self._engine.url.database or "")
             make_private(path.absolute().parent)
             # Switching to WAL never waits for other processes, so a lock of our own does.
             with (

@@ -143,12 +143,20 @@ def reset(
     the settings. Exit code 1 if something still runs; then the queues stay stopped. A queue that
     somebody else has stopped or paused, before or meanwhile, stays so.
     """
+    from absurd_contimg.operations.maintenance import only_reset
+
+    settings = state.settings()
+    _require_confirmation(settings.queue_name, confirm)
+    make_private(settings.pipeline.paths.state_dir)
+    with only_reset(settings.pipeline.paths.state_dir):
+        _reset(settings, reason, timeout, stay_stopped)
+
+
+def _reset(settings: Settings, reason: str, timeout: float, stay_stopped: bool) -> None:
     from absurd_contimg.operations.maintenance import end_stops, site_queues
     from absurd_contimg.operations.services import open_tables
     from absurd_contimg.registry.queue_pauses import QueuePauses
 
-    settings = state.settings()
-    _require_confirmation(settings.queue_name, confirm)
     stopped = _halt(reason or "reset", None, timeout, stop=True)
     if not stopped:
         console.print("Nothing is cleared: the queues could not be resumed after it.")

@@ -14,12 +14,13 @@ import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import select
@@ -331,7 +332,7 @@ def _restore(url: str, server_version: int, source: Path) -> None:
 
 def _require_schema(url: str, schema: str, what: str, variable: str) -> None:
     """Raise `MissingInputError` where there is nothing to copy: pg_dump tells no cause."""
-    with Session.connect(url) as session:
+    with suppress(psycopg.OperationalError), Session.connect(url) as session:  # pg_dump names it
         if not _exists(session, schema):
             raise MissingInputError(
                 f"The database {session.info.dbname!r} holds no schema {schema}, so no {what}: "

@@ -7,7 +7,8 @@ their runs ask every few seconds whether they may go on. No process is signalled
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,10 +17,12 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError, QueueNotFound
 from absurd_contimg.core.records import LIVE_STATES, Run
 from absurd_contimg.core.refusals import Refusal, meaning_of
+from absurd_contimg.errors import SettingError
 from absurd_contimg.history.stage_tasks import COORDINATOR
 from absurd_contimg.ingest.batches import pipeline_queues
 from absurd_contimg.operations.maintenance.archive import write_dump
 from absurd_contimg.operations.services import cancel
+from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 
 _LOOK_SECONDS = 0.5
@@ -149,3 +152,22 @@ async def clear_queue(backend: Backend, queue: str, dump: Path) -> ClearedQueue:
 def resume_queues(pauses: QueuePauses, queues: Iterable[str]) -> list[QueuePause]:
     """End the pauses of the queues; those that have ended."""
     return [pause for queue in queues if (pause := pauses.resume(queue)) is not None]
+
+
+@contextmanager
+def only_reset(state_dir: Path) -> Iterator[None]:
+    """Keep a second reset of the same host away; raises `SettingError` in the second.
+
+    Of two at once, each would put back the stop of the other, which has ended.
+    """
+    path = state_dir / "reset.lock"
+    lock = LOCAL.try_lock(path)
+    if lock is None:
+        raise SettingError(
+            f"Another contimg emergency reset runs on this host: it holds {path}.",
+            f"Wait for its end, or look at it: fuser -v {path}",
+        )
+    try:
+        yield
+    finally:
+        LOCAL.unlock(lock)
