@@ -277,5 +277,5 @@ def prepare_folders(paths: PathsConfig) -> None:
 def _unusable_folder(name: str, folder: Path, reason: str) -> SettingError:
     return SettingError(
         f"{name} {folder} cannot be written to: {reason}.",
-        f"Mount its disk, make it writable for this user, or set {name} to another folder.",
+        f"Mount its disk. Make it writable for this user, or set {name} to another folder.",
     )
