@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from casatasks import flagdata
 
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, OTHER_CALIBRATION, with_fallbacks
 from absurd_contimg.execution.stage import PipelineStage, Workspace
-from absurd_contimg.products.outputs import CalibrateApplyOutputs, to_json
+from absurd_contimg.products.outputs import CalibrateApplyOutputs, ConvertOutputs, to_json
 from absurd_contimg.science.imagers import run_imager
 from absurd_contimg.science.measurement_set import open_table, working_copy
 from absurd_contimg.science.total_intensity import write_total_intensity
@@ -168,6 +169,46 @@ def other_cases() -> None:
     attempt("image: data missing", image, gone)
 
 
+def interference(main: Any, path: Path) -> None:
+    """In a channel of some baselines, in an integration of others, here and there; nothing of one.
+
+    Where it is, is in a file.
+    """
+    data, flags, first = (main.getcol(name) for name in ("DATA", "FLAG", "ANTENNA1"))
+    times = main.getcol("TIME")
+    rng = np.random.default_rng(1)
+    flags[:, :, first == 3] = True
+    data[:, :, (first == 4) & (times == times[0])] = 0.0
+    where = rng.random(data.shape) < 0.002
+    where[:, data.shape[1] // 3, first < 2] = True
+    where[:, :, (first == 2) & (times == np.unique(times)[2])] = True
+    where &= ~flags
+    phases = np.exp(2j * np.pi * rng.random(where.sum()))
+    data[where] += 8.0 * np.median(np.abs(data[~flags])) * phases
+    main.putcol("DATA", data)
+    main.putcol("FLAG", flags)
+    np.save(path.with_suffix(".npy"), where)
+
+
+def outliers_case(case: str, context: PipelineContext) -> None:
+    """Shares: found of interference, flagged of all, flagged by one of CASA and the stage alone."""
+    context = damaged(context, "measurement_set", case.replace(": ", "-"), interference)
+    path = context.outputs_of(ConvertOutputs).measurement_set.path
+    where = np.load(path.with_suffix(".npy"))
+    result = attempt(case, FlagStage(), context)
+    made = ROOT / case.replace(": ", "-").replace(" ", "-") / "product"
+    common = {"vis": str(path), "flagbackup": False}
+    flagdata(mode="clip", datacolumn="DATA", clipzeros=True, **common)
+    cutoffs = {"timecutoff": 4.0, "freqcutoff": 4.0}
+    flagdata(mode="tfcrop", datacolumn="DATA", extendflags=False, **cutoffs, **common)
+    with open_table(path) as main:
+        theirs = main.getcol("FLAG")
+    with open_table(made / Path(result["flagged_ms"]["path"]).name) as main:
+        ours = main.getcol("FLAG")
+    figures = ours[where].mean(), ours.mean(), (ours != theirs).mean()
+    raised[case] = ("none", json.dumps([float(each) for each in figures]))
+
+
 def flag_one_hand(main: Any, _path: Path) -> None:
     """In half of the rows."""
     flags = main.getcol("FLAG")
@@ -192,5 +233,7 @@ def total_intensity_case() -> None:
 solve_cases()
 apply_cases()
 other_cases()
+outliers_case("flag: interference", SCIENCE)
+outliers_case("flag: interference beside a calibrator", CALIBRATOR)
 total_intensity_case()
 (ROOT / "raised.json").write_text(json.dumps(raised))

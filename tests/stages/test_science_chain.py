@@ -313,6 +313,8 @@ def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> Non
         "solve: own solutions were refused",
         "flag: greedy, then gentler",
         "validate: gentler flags",
+        "flag: interference",
+        "flag: interference beside a calibrator",
         "image: total intensity",
     }
     assert set(raised) == {*expected, *fine}
@@ -321,6 +323,11 @@ def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> Non
     assert raised["solve: four middle sub-bands missing"] == ["none", ""]
     assert raised["flag: greedy, then gentler"] == ["none", "True"]
     assert "flagging" in raised["validate: gentler flags"][1]
+    for case in ("flag: interference", "flag: interference beside a calibrator"):
+        found, flagged, differing = json.loads(raised[case][1])
+        assert found > 0.3, case
+        assert flagged < 0.5, case
+        assert differing < 1e-5, (case, differing)
     assert float(raised["image: total intensity"][1]) < 1e-5
     # The next of the default list that is among these ten antennas.
     assert raised["solve: preferred reference flagged"] == ["none", "DSA107"]

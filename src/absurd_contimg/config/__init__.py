@@ -133,7 +133,7 @@ class FlaggingConfig(Section):
     """Flags before calibration."""
 
     tfcrop: bool = True
-    """Time-frequency outliers (guide: 4 sigma in both axes)."""
+    """Time-frequency outliers, by the search of CASA's tfcrop (guide: 4 sigma in both axes)."""
     tfcrop_cutoff_sigma: float = Field(4.0, gt=0)
     """The cut-off of that search, in time and in frequency."""
     amplitude_max_jy: float | None = Field(None, gt=0)
