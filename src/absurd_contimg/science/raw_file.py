@@ -108,10 +108,11 @@ class RawHeader:
         of a clock do not make two of one.
         """
         order = np.argsort(self.times_jd, kind="stable")
-        gaps = np.diff(self.times_jd[order]) * 86400.0 > self.length_s / 2.0
+        times = self.times_jd[order]
+        gaps = np.diff(times) * 86400.0 > self.length_s / 2.0
         number = np.empty(len(order), np.int64)
         number[order] = np.concatenate([[0], np.cumsum(gaps)])
-        middles = [np.median(self.times_jd[number == n]) for n in range(number.max() + 1)]
+        middles = [np.median(part) for part in np.split(times, np.flatnonzero(gaps) + 1)]
         return number, np.array(middles)
 
 

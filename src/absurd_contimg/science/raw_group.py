@@ -17,13 +17,15 @@ from absurd_contimg.config import ConversionConfig, SiteConfig
 from absurd_contimg.errors import CorruptInputError, IncompleteGroupError
 from absurd_contimg.science.antenna_names import station_name
 from absurd_contimg.science.raw_checks import check_header
-from absurd_contimg.science.raw_file import JD_OF_1970, Floats, RawHeader, read_raw_header
+from absurd_contimg.science.raw_file import JD_OF_1970, Floats, Integers, RawHeader, read_raw_header
 
 _SAME_TIME_SECONDS = 0.5
 _SAME_POSITION_M = 0.05
 _SAME_PLACE_DEG = 1e-6
 _SAME_DECLINATION_RAD = 1e-5
 _SAME_WIDTH_HZ = 1.0
+_ANTENNAS_APART = 1 << 31
+"""More than any antenna's number."""
 _CLOCKS_APART_SECONDS = 60.0
 """Between a name and its data; more is a wrong clock, or a name of another observation."""
 
@@ -132,12 +134,15 @@ class _Part:
     def check(self, subbands: Mapping[int, RawHeader]) -> None:
         """Raise the `CorruptInputError` that names the file that differs from most others."""
         classes: list[list[RawHeader]] = []
+        values: list[Any] = []
         for header in subbands.values():
-            home = next((each for each in classes if self._same(header, each[0])), None)
+            value = self.value(header)
+            home = next((n for n, other in enumerate(values) if self._same(value, other)), None)
             if home is None:
                 classes.append([header])
+                values.append(value)
             else:
-                home.append(header)
+                classes[home].append(header)
         if len(classes) == 1:
             return
         classes.sort(key=len, reverse=True)
@@ -150,8 +155,7 @@ class _Part:
             "Move it to the group that it belongs to, or leave it out.",
         )
 
-    def _same(self, header: RawHeader, other: RawHeader) -> bool:
-        a, b = self.value(header), self.value(other)
+    def _same(self, a: Any, b: Any) -> bool:
         if isinstance(a, np.ndarray):
             return a.shape == b.shape and bool((np.abs(a - b) <= self.tolerance).all())
         return bool(a == b)
@@ -167,10 +171,10 @@ def _antennas(header: RawHeader) -> dict[int, str]:
     return dict(zip(header.antenna_numbers.tolist(), names, strict=True))
 
 
-def _baselines(header: RawHeader) -> frozenset[tuple[int, int]]:
-    """Every baseline once, whichever antenna is named first."""
+def _baselines(header: RawHeader) -> Integers:
+    """Every baseline once, whichever antenna is named first, as one number in order."""
     low, high = np.minimum(header.first, header.second), np.maximum(header.first, header.second)
-    return frozenset(zip(low.tolist(), high.tolist(), strict=True))
+    return np.unique(low.astype(np.int64) * _ANTENNAS_APART + high)
 
 
 def _positions(header: RawHeader) -> Floats:
@@ -191,8 +195,9 @@ def _shown_antennas(header: RawHeader, other: RawHeader) -> str:
 
 
 def _shown_baselines(header: RawHeader, other: RawHeader) -> str:
-    only = sorted(_baselines(header) - _baselines(other))
-    named = f", {only[0][0]}-{only[0][1]} among them" if only else ""
+    only = np.setdiff1d(_baselines(header), _baselines(other))
+    first, second = divmod(int(only[0]), _ANTENNAS_APART) if len(only) else (0, 0)
+    named = f", {first}-{second} among them" if len(only) else ""
     return f"holds {len(_baselines(header))} baselines{named}"
 
 

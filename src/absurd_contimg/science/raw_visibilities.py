@@ -205,13 +205,22 @@ def _read_subband(header: RawHeader, used: Integers, factor: int) -> tuple[Any, 
 def _average(data: Any, samples: Any, factor: int) -> tuple[Any, Any, Any]:
     """Means over neighbouring channels, weighted by samples; flagged where there are none.
 
-    Slices are added: a sum over an axis of a few elements takes three times as long.
+    `data` are used up. Slices of real numbers are added: a sum over an axis of a few elements, or
+    of every fourth complex number, takes three times as long.
     """
-    total = samples[:, ::factor].copy()
-    mean = data[:, ::factor] * total
-    for k in range(1, factor):
-        total += samples[:, k::factor]
-        mean += data[:, k::factor] * samples[:, k::factor]
+    data *= samples
+    total = _sums(samples, factor)
+    mean = _sums(data.view(np.float32), factor).view(np.complex64)
     empty = total == 0
     mean /= np.where(empty, np.float32(1.0), total)
     return mean, empty, total / np.float32(factor)
+
+
+def _sums(values: Any, factor: int) -> Any:
+    """Of each `factor` neighbouring channels of an array (rows, channels, products)."""
+    n_rows, n_channels, n_products = values.shape
+    apart = values.reshape(n_rows, n_channels // factor, factor, n_products)
+    total = apart[:, :, 0].copy()
+    for k in range(1, factor):
+        total += apart[:, :, k]
+    return total
