@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from absurd_contimg.config import ImagingConfig
 from absurd_contimg.errors import SettingError
 from absurd_contimg.science.catalogue import SkySource
-from absurd_contimg.science.imagers import bright_residuals, check_imager, clean_regions
+from absurd_contimg.science.imagers import (
+    bright_residuals,
+    check_imager,
+    clean_regions,
+    run_imager,
+)
 from absurd_contimg.science.noise import robust_rms
 
 
@@ -26,6 +36,30 @@ def test_an_imager_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     check_imager(ImagingConfig())
     with pytest.raises(SettingError, match=r"no wsclean on the PATH.*apt-get.*tclean"):
         check_imager(ImagingConfig(imager="wsclean"))
+
+
+def test_tclean_cleans_deep_within_a_mask_and_gently_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a calibrator of 10 Jy deep cleaning without a mask ended at 933 Jy (measured)."""
+    calls: list[dict[str, Any]] = []
+
+    class Stop(Exception):
+        pass
+
+    def tclean(**options: Any) -> None:
+        calls.append(options)
+        raise Stop
+
+    tasks = SimpleNamespace(tclean=tclean, exportfits=None)
+    monkeypatch.setitem(sys.modules, "casatasks", tasks)
+    for regions in (["circle[[1deg, 2deg], 60arcsec]"], []):
+        with pytest.raises(Stop):
+            run_imager(tmp_path / "a.ms", tmp_path, ImagingConfig(), regions)
+    keys = "mask", "cyclefactor", "minpsffraction", "gain"
+    masked, without = ([call[key] for key in keys] for call in calls)
+    assert masked == [str(tmp_path / "mask.crtf"), 0.04, 0.01, 0.3]
+    assert without == ["", 0.3, 0.05, 0.1]
 
 
 def test_clean_regions_are_the_bright_sources_inside_the_image() -> None:

@@ -24,6 +24,11 @@ from absurd_contimg.science.sky_model import direction_cosines
 _MASK_EXTENSIONS = 3
 """Each finds sources down to half the brightest that the mask lacks."""
 
+_CYCLE_MIN = 0.01
+"""Of the peak, down to which a major cycle cleans at most; CASA's 0.05 costs one more cycle."""
+_UNMASKED_CYCLE_FACTOR, _UNMASKED_CYCLE_MIN, _UNMASKED_GAIN = 0.3, 0.05, 0.1
+"""Without a mask, cleaning as deep as within one takes sidelobes for sources and diverges."""
+
 
 def run_imager(
     ms: Path, folder: Path, settings: ImagingConfig, regions: Sequence[str] = ()
@@ -86,8 +91,7 @@ def _tclean(
         robust=settings.robust,
         niter=settings.niter,
         nmajor=settings.nmajor,
-        gain=settings.loop_gain,
-        cyclefactor=settings.cycle_factor,
+        **_depth(settings, masked=bool(regions)),
         nsigma=settings.threshold_sigma,
         usemask="user",
         # Negative: no mask at the end of CASA's beam, which does not drift.
@@ -109,6 +113,16 @@ def _tclean(
             raise OutputError(f"tclean made no {image.name}.", "See CASA's log.")
         exportfits(imagename=str(image), fitsimage=str(folder / f"{suffix}.fits"), overwrite=True)
     return folder / "image.fits", folder / "psf.fits"
+
+
+def _depth(settings: ImagingConfig, *, masked: bool) -> dict[str, float]:
+    """How far a major cycle of tclean cleans, and in which steps."""
+    if masked:
+        factor, least, gain = settings.cycle_factor, _CYCLE_MIN, settings.loop_gain
+    else:
+        factor = max(settings.cycle_factor, _UNMASKED_CYCLE_FACTOR)
+        least, gain = _UNMASKED_CYCLE_MIN, min(settings.loop_gain, _UNMASKED_GAIN)
+    return {"cyclefactor": factor, "minpsffraction": least, "gain": gain}
 
 
 def _extend_mask(name: Path, settings: ImagingConfig) -> bool:
@@ -160,7 +174,8 @@ def _wsclean(ms: Path, folder: Path, settings: ImagingConfig) -> tuple[Path, Pat
         *("-size", size, size, "-scale", f"{settings.cell_arcsec}asec"),
         *("-weight", "briggs", str(settings.robust)),
         *("-niter", str(settings.niter), "-nmiter", str(settings.nmajor), "-mgain", "0.8"),
-        *("-gain", str(settings.loop_gain), "-auto-threshold", str(settings.threshold_sigma)),
+        *("-gain", str(min(settings.loop_gain, _UNMASKED_GAIN))),
+        *("-auto-threshold", str(settings.threshold_sigma)),
         *("-data-column", "DATA", "-pol", "I"),
         *("-use-wgridder", "-wgridder-accuracy", "1e-4"),
         *("-j", os.environ.get("OMP_NUM_THREADS", "1")),
