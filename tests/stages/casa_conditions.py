@@ -132,8 +132,17 @@ def solve_cases() -> None:
     attempt(case, solve, damaged(CALIBRATOR, name, "s5", drop_middle))
 
 
+def one_is_no_number(main: Any, _path: Path) -> None:
+    data, flags = main.getcol("DATA"), main.getcol("FLAG")
+    data[0, 1, -1], flags[0, 1, -1] = np.nan, False
+    main.putcol("DATA", data)
+    main.putcol("FLAG", flags)
+
+
 def apply_cases() -> None:
     apply = CalibrateApplyStage()
+    attempt("apply: not a number", apply, damaged(SCIENCE, "flagged_ms", "a1", one_is_no_number))
+    attempt("apply: all zero", apply, damaged(SCIENCE, "flagged_ms", "a2", zero))
     chosen = dict(SCIENCE.outputs["calibration"])  # type: ignore[arg-type]
     tables = []
     for table in chosen["tables"]:

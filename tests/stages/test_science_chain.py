@@ -298,6 +298,8 @@ def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> Non
         "solve: named calibrator elsewhere": ("NoCalibratorError", "does not transit"),
         "solve: unknown calibrator": ("NoCalibratorError", "not among the calibrators"),
         "apply: all solutions flagged": ("DataQualityError", "flagged after calibration"),
+        "apply: not a number": ("OutputError", "are not finite"),
+        "apply: all zero": ("OutputError", "are all zero"),
         "apply: table missing": ("MissingInputError", "missing or has no table.dat"),
         "flag: greedy": ("OverFlaggedError", "before the search for outliers"),
         "flag: all zero": ("DataQualityError", "is flagged, more than"),

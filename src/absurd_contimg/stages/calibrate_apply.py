@@ -88,6 +88,7 @@ class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
         _check_corrected(copy, settings.flagged_fraction_max)
         target = workspace.product / copy.name
         factor = _split(copy, target, settings)
+        _check_values(target)
         centres = Path(shutil.copy(ms.beam_centres, workspace.product))
         calibrated = replace(
             ms,
@@ -124,19 +125,10 @@ def _tables(context: PipelineContext) -> list[Caltable]:
 
 
 def _check_corrected(ms: Path, flagged_fraction_max: float) -> None:
-    """CORRECTED_DATA is there, finite, not all zero and sufficiently unflagged."""
+    """CORRECTED_DATA is there and sufficiently unflagged."""
     with open_table(ms) as main:
         if "CORRECTED_DATA" not in main.colnames():
             raise OutputError(f"applycal wrote no CORRECTED_DATA in {ms.name}.", "See CASA's log.")
-        good = zero = 0
-        values = int(np.prod(main.getcell("DATA", 0).shape))
-        for first, count in row_chunks(main.nrows(), values):
-            flags = main.getcol("FLAG", first, count)
-            data = main.getcol("CORRECTED_DATA", first, count)[~flags]
-            if not np.isfinite(data).all():
-                raise OutputError(f"corrected data of {ms.name} are not finite.", "Solve again.")
-            good += data.size
-            zero += int((data == 0).sum())
     flagged = count_flags(ms).total
     if flagged > flagged_fraction_max:
         raise DataQualityError(
@@ -144,6 +136,20 @@ def _check_corrected(ms: Path, flagged_fraction_max: float) -> None:
             f"{flagged_fraction_max:.0%}.",
             "The solutions do not cover these data: use another set, or solve again.",
         )
+
+
+def _check_values(ms: Path) -> None:
+    """Unflagged data are finite and not all zero: a mean keeps what is no number."""
+    with open_table(ms) as main:
+        good = zero = 0
+        values = int(np.prod(main.getcell("DATA", 0).shape))
+        for first, count in row_chunks(main.nrows(), values):
+            used = ~main.getcol("FLAG", first, count)
+            data = main.getcol("DATA", first, count)
+            if (used & ~np.isfinite(data)).any():
+                raise OutputError(f"corrected data of {ms.name} are not finite.", "Solve again.")
+            good += int(used.sum())
+            zero += int((used & (data == 0)).sum())
     if good == 0 or zero > 0.99 * good:
         raise OutputError(f"the corrected data of {ms.name} are all zero.", "See CASA's log.")
 
