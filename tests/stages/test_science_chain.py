@@ -326,8 +326,8 @@ def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> Non
     assert raised["flag: greedy, then gentler"] == ["none", "True"]
     assert "flagging" in raised["validate: gentler flags"][1]
     for case in ("flag: interference", "flag: interference beside a calibrator"):
-        found, flagged, differing = json.loads(raised[case][1])
-        assert found > 0.3, case
+        caught, flagged, differing = json.loads(raised[case][1])
+        assert caught > 0.3, case
         assert flagged < 0.5, case
         assert differing < 1e-5, (case, differing)
     assert float(raised["image: total intensity"][1]) < 1e-5

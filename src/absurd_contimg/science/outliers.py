@@ -20,7 +20,7 @@ _SMOOTHED = 2
 """Channels on either side of one that a fit is averaged over."""
 _CLIPS = 5
 """At most: what an outlier hides appears when it is gone."""
-_SETTLED = 0.1
+_UNCHANGED = 0.1
 """Clipping ends when the standard deviation changed by less, in units of the fit."""
 _BASELINES_AT_ONCE = 128
 
@@ -93,7 +93,7 @@ def _clip(squares: _Values, good: _Flags, cutoff_sigma: np.float32) -> None:
         good[row, columns[place]] = False
         count -= np.bincount(place, minlength=len(columns))
         deviation = np.sqrt(variance)
-        left = np.abs(before - deviation) >= _SETTLED
+        left = np.abs(before - deviation) >= _UNCHANGED
         if not left.any():
             return
         before, count, columns = deviation[left], count[left], columns[left]
