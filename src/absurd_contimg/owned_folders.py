@@ -43,9 +43,9 @@ class Mark:
     """What the mark in a folder says."""
 
     kind: str
-    """``scratch``, ``demo`` or ``database set-up``."""
+    """``scratch``, ``demo``, ``database set-up`` or ``publications``."""
     owner: str
-    """The worker or the site that made the folder."""
+    """The worker, the site or the command that made the folder."""
 
 
 def read_mark(folder: Path) -> Mark | None:

@@ -86,8 +86,8 @@ def all_mosaics_go_to_one_place(patch: Patch) -> None:
 
 
 def failed_items_count_as_completed(patch: Patch) -> None:
-    states: Mapping[Any, ItemState] = {**batches._ITEM_STATES, "failed": ItemState.COMPLETED}
-    patch.setattr(batches, "_ITEM_STATES", states)
+    states: Mapping[Any, ItemState] = {**batches.ITEM_STATES, "failed": ItemState.COMPLETED}
+    patch.setattr(batches, "ITEM_STATES", states)
 
 
 def items_share_a_key(patch: Patch) -> None:

@@ -32,7 +32,7 @@ from absurd_contimg.products.store import find_committed, load_committed, verify
 KIND = "publication"
 """Of the marks in folders where copies are made."""
 
-_FOLDER_MARK = Mark("publications", "contimg publish")
+_FOLDER_MARK = Mark("publications", "contimg worker")
 """Of the folder itself: a mount point without its disk has none."""
 _PREFIX = ".publishing-"
 _AWAY = frozenset(

@@ -136,7 +136,7 @@ def _no_other(
     if len(images) == 1:
         return MissingInputError(
             f"There is one image of {group_id} only: nothing to compare it with.",
-            "contimg reprocess makes another; retention may have removed an earlier one.",
+            "Make another: contimg reprocess start. Retention may have removed an earlier one.",
         )
     keys = ", ".join(image.key[:10] for image in images[:-1])
     return MissingInputError(
