@@ -125,11 +125,19 @@ class MovableClock:
 
 
 async def lively_site(
-    folder: Path, token: str | None = TOKEN, *, with_products: bool = True
+    folder: Path,
+    token: str | None = TOKEN,
+    *,
+    with_products: bool = True,
+    registry_url: str | None = None,
 ) -> LivelySite:
-    """The site, with tasks in every state; its folders are below the given one."""
+    """The site, with tasks in every state; its folders are below the given one.
+
+    Its registry is a file below the folder if no URL is given.
+    """
     clock = MovableClock()
-    settings = load_settings(PathsConfig.below(folder).model_dump(), environment={})
+    environment = {} if registry_url is None else {"PIPELINE_PRODUCTS_DB": registry_url}
+    settings = load_settings(PathsConfig.below(folder).model_dump(), environment=environment)
     paths = settings.pipeline.paths
     for path in (paths.input_dir, paths.output_dir, paths.scratch_dir, paths.state_dir):
         path.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import pytest
 from dashboard_sites import DIED, HOSTILE, NIGHT, PENDING, QUEUE, TOKEN, LivelySite, lively_site
 
 from absurd_contimg.operations.dashboard.frame import MENU
+from absurd_contimg.operations.dashboard.nights import read_totals
 from absurd_contimg.registry.operator_actions import list_actions
 
 PAGES = ["/waiting", *(address for _, address, _ in MENU)]
@@ -180,6 +181,18 @@ async def test_what_is_not_there_is_a_page_of_404(client: httpx.AsyncClient, add
     assert response.status_code == 404
     if "%2f" not in address:
         assert "Not there" in response.text
+
+
+async def test_every_page_answers_with_the_registry_in_postgres(
+    tmp_path: Path, database_url: str
+) -> None:
+    """Its sums are decimals there."""
+    lively = await lively_site(tmp_path, registry_url=database_url)
+    async with client_of(lively) as client:
+        for address in (*PAGES, f"/nights/{NIGHT}", "/sources/S1"):
+            assert (await client.get(address)).status_code == 200, address
+    totals = await asyncio.to_thread(read_totals, lively.registry.database)
+    assert totals.product_bytes["2025-01-13"] > 0.0
 
 
 async def test_without_the_token_nothing_changes(

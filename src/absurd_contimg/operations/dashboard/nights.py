@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import Double, func, select
 
 from absurd_contimg.history.summary import TaskSummary
 from absurd_contimg.history.timeline import SECONDARY_TASKS
@@ -164,7 +164,9 @@ def read_totals(database: Database) -> RegistryTotals:
         for name, ingest_state in session.execute(names):
             groups.setdefault(name[:10], []).append(name)
             rejected[name[:10]] += ingest_state == IngestState.REJECTED.value
-        sizes = select(night, func.sum(Product.size_bytes)).group_by(night)
+        # The sum of whole numbers is a decimal in Postgres, which the column's own type refuses.
+        total = func.sum(Product.size_bytes, type_=Double())
+        sizes = select(night, total).group_by(night)
         product_bytes = {name: float(count or 0) for name, count in session.execute(sizes)}
     return RegistryTotals(groups, rejected, product_bytes)
 
