@@ -327,6 +327,31 @@ async def test_changed_steps_can_fail_the_task(
     assert says in history.runs[-1].failure_reason["message"]  # type: ignore[index,call-overload,operator]
 
 
+async def test_concurrent_steps_keep_no_order(backend: Backend) -> None:
+    """Each attempt asks for all at the same moment; what was quicker was completed before."""
+    limit = asyncio.Semaphore(2)
+
+    async def handler(params: Any, ctx: TaskContext) -> Any:
+        async def branch(name: str, seconds: float) -> Any:
+            async def work() -> str:
+                await asyncio.sleep(seconds)
+                return name
+
+            async with limit:
+                return [await ctx.step(name, work), await ctx.step(f"{name} again", work)]
+
+        slow, *quick = (branch(name, delay) for name, delay in (("a", 0.05), ("b", 0), ("c", 0)))
+        results = await asyncio.gather(slow, *quick)
+        if ctx.attempt == 1:
+            raise ConnectionError("after all")
+        return results
+
+    history = await story(backend, handler, strict_steps=True)
+    assert history.task.completed_payload == [[name, name] for name in "abc"]
+    saved = [checkpoint.checkpoint_name for checkpoint in history.checkpoints]
+    assert STEPS_CHANGED not in saved
+
+
 async def test_unchanged_steps_are_not_reported(backend: Backend) -> None:
     """Also where more steps follow in a later attempt."""
     history = await story(backend, changing(("a", "b", "a"), ("a", "b", "a", "c")))

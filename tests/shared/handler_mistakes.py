@@ -428,6 +428,19 @@ async def fails_once_in_passing(_params: Any, ctx: TaskContext) -> Any:
 
 
 @right
+async def steps_at_the_same_time(_params: Any, ctx: TaskContext) -> Any:
+    async def slow_charge() -> str:
+        await charge("slow")
+        await asyncio.sleep(5)
+        return "charged"
+
+    both = ctx.step("slow", slow_charge), ctx.step("quick", lambda: charge("quick"))
+    results = await asyncio.gather(*both)
+    await ctx.sleep_for("pause", 10)
+    return results
+
+
+@right
 async def uuid_made_in_a_step(_params: Any, ctx: TaskContext) -> Any:
     key = await ctx.step("key", lambda: _value(str(uuid.uuid4())))
     await ctx.step("charge", lambda: charge(key))

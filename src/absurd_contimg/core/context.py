@@ -385,7 +385,7 @@ class TaskContext:
         require_name("step", name)
         self._require_awake()
         checkpoint_name = self._next_name(name)
-        await self._compare(self._step_order.asked(checkpoint_name))
+        await self._compare(await self._step_order.asked(checkpoint_name))
         return checkpoint_name
 
     def _next_name(self, name: str) -> str:

@@ -2,13 +2,15 @@
 
 Checkpoints are found by name: a renamed step runs again, and repeated names (``load``,
 ``load#2``) in another order read each other's values, both in silence. Sequential steps must be
-asked for in the order in which earlier attempts completed them; concurrent or conditional ones
-may differ without harm. So a difference is reported, and is an error only with
-`WorkerSettings.strict_steps`. Names that begin with ``$`` (the SDK's and ours) are not compared.
+asked for in the order in which earlier attempts completed them; conditional ones may differ
+without harm. So a difference is reported, and is an error only with `WorkerSettings.strict_steps`.
+Of concurrent steps (``asyncio.gather``) all that are asked for at the same moment count as asked
+in any order. Names that begin with ``$`` (the SDK's and ours) are not compared.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -18,6 +20,8 @@ STEPS_CHANGED = "$stepsChanged"
 """The checkpoint that says how the steps of a task differ from those of earlier attempts."""
 
 _NAMES_SHOWN_MAX = 5
+_IDLE_TURNS = 5
+"""Of the event loop, in which no other step is asked for: then none is asked at this moment."""
 
 
 class StepOrderCheck:
@@ -31,7 +35,7 @@ class StepOrderCheck:
         }
         self._reported = False
 
-    def asked(self, name: str) -> str | None:
+    async def asked(self, name: str) -> str | None:
         """Note that a step is asked for; how this differs from earlier attempts, if it does."""
         if name.startswith("$"):
             return None
@@ -41,6 +45,12 @@ class StepOrderCheck:
             for other, time in self._unread.items()
             if saved_at is None or time < saved_at  # saved at one moment: no order to keep
         ]
+        turns = 0
+        while skipped and turns < _IDLE_TURNS and not self._reported:
+            unread = len(self._unread)
+            await asyncio.sleep(0)  # what runs beside this step asks for its own
+            turns = turns + 1 if len(self._unread) == unread else 0
+            skipped = [other for other in skipped if other in self._unread]
         if saved_at is None:
             return self._once(skipped, f"step {name!r} has no checkpoint, but was not asked for: ")
         return self._once(skipped, f"step {name!r} was completed later, but is asked before: ")
