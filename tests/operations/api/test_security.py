@@ -252,6 +252,7 @@ async def test_bodies_and_headers_are_bounded(
     answer = await api.post(TASKS, content=body, headers=kind)
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["remedy"].endswith(".")
     assert (await api.get(TASKS)).json()["items"] == []
 
 
@@ -276,6 +277,7 @@ async def test_what_breaks_the_api_is_a_problem_too(
     async with client_of(app) as client:
         answer = await client.get("/v1/overview")
     assert (answer.status_code, answer.json()["status"]) == (500, 500)
+    assert "log of its service" in answer.json()["remedy"]
     assert "inner matters" not in answer.text
     assert "inner matters" in caplog.text
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -36,6 +35,22 @@ RETRY_AFTER_SECONDS = 5
 
 _CHARACTERS_MAX = 2000
 
+_REMEDIES: Mapping[int, str] = {
+    400: "Send a request of HTTP/1.1 with a body of JSON.",
+    404: "Look for it in the list that it belongs to; /openapi.json has all addresses.",
+    405: "Use a method that /openapi.json names for this address.",
+    408: "Send the request again, whole.",
+    409: "Look at its present state, then ask again.",
+    413: "Send less in one request.",
+    414: "Send fewer or shorter parameters.",
+    422: "Correct this value: /openapi.json describes which are taken.",
+    431: "Send fewer or shorter headers.",
+    500: "It is a mistake of this program: the log of its service (contimg api) has the "
+    "traceback. Report it with that.",
+    503: "Ask again later: it comes back by itself, or contimg doctor says what it lacks.",
+}
+"""What to do about a problem that says no more than its status."""
+
 
 class ProblemError(Exception):
     """Ends a request with a problem document."""
@@ -46,7 +61,11 @@ class ProblemError(Exception):
 
 
 def problem(status: int, detail: str, remedy: str = "") -> Problem:
-    """The document of a status; passwords are masked, long texts shortened."""
+    """The document of a status; passwords are masked, long texts shortened.
+
+    Without a remedy of its own it has that of its status.
+    """
+    remedy = remedy or _REMEDIES.get(status, "See /openapi.json.")
     texts = (mask(text)[:_CHARACTERS_MAX] for text in (detail, remedy))
     return Problem(HTTPStatus(status).phrase, status, *texts)
 
@@ -101,8 +120,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         places = [_explain(each) for each in error.errors()[:5]]
-        document = problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{'; '.join(places)}.")
-        return problem_response(replace(document, remedy="See /openapi.json."))
+        return problem_response(problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{'; '.join(places)}."))
 
 
 def _explain(error: Mapping[str, Any]) -> str:
