@@ -31,10 +31,12 @@ from absurd_contimg.operations.maintenance.backup import (
     _copy_sqlite,
     make_backup,
     read_backup,
-    require_no_other_queues,
-    require_stopped,
     restore_backup,
     what_would_go,
+)
+from absurd_contimg.operations.maintenance.restoration_guard import (
+    require_no_other_queues,
+    require_stopped,
 )
 from absurd_contimg.operations.services.site_identity import require_own_site
 from absurd_contimg.products.site_file import read_site

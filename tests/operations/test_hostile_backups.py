@@ -21,8 +21,8 @@ import pytest
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.backends.postgres.schema import check_schema, install_schema
 from absurd_contimg.core.errors import SchemaMissing
-from absurd_contimg.errors import UserError
-from absurd_contimg.operations.maintenance import backup
+from absurd_contimg.errors import SettingError, UserError
+from absurd_contimg.operations.maintenance import backup, restoration_guard
 from absurd_contimg.operations.maintenance.backup import make_backup, restore_backup
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.database import HEAD
@@ -185,6 +185,70 @@ def test_a_restoration_that_fails_in_between_changes_nothing(
     with psycopg.connect(spawned_url) as connection:
         left = connection.execute("select nspname from pg_namespace where nspname like '%before%'")
         assert left.fetchall() == []
+
+
+def test_a_restoration_is_alone(
+    spawned_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once ended in tracebacks, or the second put the old queue back after the first."""
+    registry = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    folder = tmp_path / "b"
+    make_backup(spawned_url, registry, folder, NOW)
+    with psycopg.connect(spawned_url, autocommit=True) as connection:
+        connection.execute("select absurd.spawn_task('q', 'task', '{}')")
+    restore, dump = backup._restore, backup._dump
+    monkeypatch.setattr(restoration_guard, "_PATIENCE_MS", 1)
+
+    def restore_beside_others(url: str, server_version: int, source: Path) -> None:
+        with pytest.raises(SettingError, match=r"Another restoration of .* is under way"):
+            restore_backup(spawned_url, registry, folder, force=True)
+        with psycopg.connect(spawned_url) as connection:  # what a backup looks for is there
+            connection.execute("create schema absurd")
+        with pytest.raises(SettingError, match="Another restoration"):
+            make_backup(spawned_url, registry, tmp_path / "c", NOW)
+        with psycopg.connect(spawned_url) as connection:
+            connection.execute("drop schema absurd")
+        restore(url, server_version, source)
+
+    def dump_beside_others(url: str, target: Path) -> None:
+        with pytest.raises(SettingError, match=r"Another backup of the database .* is under way"):
+            restore_backup(spawned_url, registry, folder, force=True)
+        dump(url, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backup, "_restore", restore_beside_others)
+        restore_backup(spawned_url, registry, folder, force=True)
+    assert tasks(spawned_url) == 3
+    monkeypatch.setattr(backup, "_dump", dump_beside_others)
+    make_backup(spawned_url, registry, tmp_path / "d", NOW)
+
+
+def test_what_a_killed_restoration_has_started_holds_its_lock(
+    spawned_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pg_restore goes on for a while without it."""
+    registry = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    folder = tmp_path / "b"
+    make_backup(spawned_url, registry, folder, NOW)
+    program = tmp_path / "pg_restore"
+    program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nkill -9 $PPID\nexec sleep 60\n")
+    program.chmod(0o700)
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from absurd_contimg.operations.maintenance import backup\n"
+        "backup.find_program = lambda _: sys.argv[4]\n"
+        "backup.restore_backup(sys.argv[1], sys.argv[2], Path(sys.argv[3]), force=True)\n"
+    )
+    command = [sys.executable, "-c", code, spawned_url, registry, str(folder), str(program)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    with monkeypatch.context() as patch:
+        patch.setattr(restoration_guard, "_PATIENCE_MS", 1)
+        with pytest.raises(SettingError, match="is under way"):
+            restore_backup(spawned_url, registry, folder, force=True)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    restore_backup(spawned_url, registry, folder, force=True)
+    assert tasks(spawned_url) == 3
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

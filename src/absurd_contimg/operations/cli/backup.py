@@ -69,14 +69,13 @@ def restore(
     url = database_url(settings, may_be_new=True)
     output = settings.pipeline.paths.output_dir
     site = read_site(output)
-    if not all_queues:
-        require_no_other_queues(url, queue_names(settings.queue_name), site)
-    restored = restore_backup(
-        url,
-        settings.registry_url,
-        folder.absolute(),
-        force=force,
-    )
+
+    def check() -> None:
+        if not all_queues:
+            require_no_other_queues(url, queue_names(settings.queue_name), site)
+
+    registry_url = settings.registry_url
+    restored = restore_backup(url, registry_url, folder.absolute(), force=force, check=check)
     if site is not None:  # the next process that starts says where database and registry are
         replace_site_file(output, SiteFile(site))
     text = f"Restored as of {restored.created_at}."

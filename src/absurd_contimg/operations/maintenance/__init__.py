@@ -15,8 +15,6 @@ from absurd_contimg.operations.maintenance.archive import (
 from absurd_contimg.operations.maintenance.backup import (
     make_backup,
     read_backup,
-    require_no_other_queues,
-    require_stopped,
     restore_backup,
     what_would_go,
 )
@@ -36,6 +34,10 @@ from absurd_contimg.operations.maintenance.emergency import (
 )
 from absurd_contimg.operations.maintenance.files import OldFile
 from absurd_contimg.operations.maintenance.needs import Needs, needs_of, read_needs
+from absurd_contimg.operations.maintenance.restoration_guard import (
+    require_no_other_queues,
+    require_stopped,
+)
 from absurd_contimg.operations.maintenance.retention import (
     OldProduct,
     RetentionPlan,

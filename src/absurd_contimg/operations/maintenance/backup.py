@@ -13,7 +13,7 @@ import os
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import select
 
-from absurd_contimg.backends.postgres.queue_sites import FORGET_ALL, find_other_queues
+from absurd_contimg.backends.postgres.queue_sites import FORGET_ALL
 from absurd_contimg.backends.postgres.server_programs import find_program
 from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.errors import (
@@ -33,12 +33,14 @@ from absurd_contimg.errors import (
     MissingInputError,
     OutputError,
     SettingError,
-    UserError,
 )
 from absurd_contimg.operations.console import counted, one_line
+from absurd_contimg.operations.maintenance.restoration_guard import (
+    locked_for_backup,
+    only_restoration,
+)
 from absurd_contimg.owned_folders import make_private
-from absurd_contimg.registry.database import Database, exists
-from absurd_contimg.registry.service_records import SILENT_AFTER_SECONDS, list_services
+from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.tables import ALL_TABLES
 from absurd_contimg.regular_files import UnsuitableFileError, read_json
 from absurd_contimg.secrets import mask, without_secrets
@@ -80,7 +82,7 @@ class Backup:
 def make_backup(database_url: str, registry_url: str, folder: Path, now: datetime) -> Backup:
     """Copy registry and queue into a new folder, which is there whole or not at all.
 
-    Raises `SettingError` if the folder is there, or if a copy cannot be made.
+    Raises `SettingError` if the folder is there, if a copy cannot be made, or during a restoration.
     """
     if folder.exists():
         raise SettingError(f"{folder} is there already.", "Give the name of a new folder.")
@@ -89,7 +91,10 @@ def make_backup(database_url: str, registry_url: str, folder: Path, now: datetim
         schema = _SCHEMAS[_REGISTRY_DUMP]
         _require_schema(registry_url, schema, "the registry", "PIPELINE_PRODUCTS_DB")
     make_private(folder.parent)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".backup-") as name:
+    with (
+        locked_for_backup(database_url),
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".backup-") as name,
+    ):
         partial = Path(name, "backup")
         partial.mkdir(mode=_FOLDER_MODE)
         if registry_url.startswith(_SQLITE):
@@ -162,54 +167,20 @@ def what_would_go(database_url: str, registry_url: str) -> list[str]:
     return lines
 
 
-def require_stopped(registry_url: str, now: datetime) -> None:
-    """Raise `SettingError` if a service of this site runs; a damaged registry names none."""
-    if not exists(registry_url):
-        return
-    try:
-        with closing(Database(registry_url)) as database:
-            services = list_services(database)
-    except UserError:
-        return  # it is what has to be restored
-    seconds = now.timestamp()
-    running = [
-        f"{each.kind} {each.name} on {each.host}"
-        for each in services
-        if each.stopped_at is None and not each.is_silent(seconds)
-    ]
-    if running:
-        raise SettingError(
-            f"These services run, or did a moment ago: {', '.join(running)}. They would work on "
-            "what is being replaced.",
-            "Stop them first (docs/maintenance.md). One that was killed counts as running for "
-            f"{SILENT_AFTER_SECONDS:g} s.",
-        )
-
-
-def require_no_other_queues(database_url: str, own: Sequence[str], site: str | None) -> None:
-    """Raise `SettingError` if the database has queues of another site or program.
-
-    `own` are the names of this site's queues, `site` its identity. A dump holds all of Absurd's
-    schema: the others would be set back too.
-    """
-    if others := find_other_queues(database_url, own, site):
-        names = ", ".join(map(repr, others[:10]))
-        raise SettingError(
-            f"The database holds queues of another site or program, too: {names}. A restoration "
-            "would set them back to the time of the backup, and end what works on them.",
-            "Restore into a database of its own (ABSURD_DATABASE_URL); or, when all that works "
-            "on them is stopped: --all-queues",
-        )
-
-
 def restore_backup(
-    database_url: str, registry_url: str, folder: Path, *, force: bool = False
+    database_url: str,
+    registry_url: str,
+    folder: Path,
+    *,
+    force: bool = False,
+    check: Callable[[], None] | None = None,
 ) -> Backup:
     """Put queue and registry back as they were. Stop the workers first.
 
-    Raises `SettingError` if there is anything that would go, unless `force`, and `UserError` if
-    the backup cannot be read: then all is as it was. Killed in between, it is repeated with
-    `force`.
+    `check` is called once no other restoration can change what it sees. Raises `SettingError` if
+    there is anything that would go, unless `force`, and during another restoration or a backup;
+    `UserError` if the backup cannot be read: then all is as it was. Killed in between, it is
+    repeated with `force`.
     """
     noted = read_backup(folder)
     dumped = _REGISTRY_DUMP in noted.files
@@ -219,15 +190,23 @@ def restore_backup(
             "settings is not.",
             "Set PIPELINE_PRODUCTS_DB as it was.",
         )
-    going = what_would_go(database_url, registry_url)
-    if going and not force:
-        raise SettingError(
-            f"The database is not empty: {'; '.join(going[:10])}.",
-            "These would go. To replace them: --force. Back them up before.",
-        )
+    with only_restoration(database_url):
+        if check is not None:
+            check()
+        going = what_would_go(database_url, registry_url)
+        if going and not force:
+            raise SettingError(
+                f"The database is not empty: {'; '.join(going[:10])}.",
+                "These would go. To replace them: --force. Back them up before.",
+            )
+        _replace(database_url, registry_url, folder, noted)
+    return noted
+
+
+def _replace(database_url: str, registry_url: str, folder: Path, noted: Backup) -> None:
     with ExitStack() as replaced:
         replaced.enter_context(_loaded(database_url, folder / _QUEUE))
-        if dumped:
+        if _REGISTRY_DUMP in noted.files:
             replaced.enter_context(_loaded(registry_url, folder / _REGISTRY_DUMP))
             _require_tables(registry_url)
         elif _REGISTRY_FILE in noted.files:
@@ -235,7 +214,6 @@ def restore_backup(
             target = Path(registry_url.removeprefix(_SQLITE))
             target.parent.mkdir(parents=True, exist_ok=True)
             _copy_sqlite(folder / _REGISTRY_FILE, target)
-    return noted
 
 
 def _require_registry(path: Path) -> None:
@@ -363,6 +341,7 @@ def _run(program: str, url: str | None, *arguments: str) -> None:
         text=True,
         check=False,
         stdin=subprocess.DEVNULL,
+        close_fds=False,  # it holds the lock of the restoration, too, should this process be killed
     )
     if done.returncode != 0:
         raise SettingError(
