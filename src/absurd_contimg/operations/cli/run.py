@@ -265,7 +265,7 @@ def _note(item: Spawned) -> str:
         why = f"contimg history {item.group.group_id}"
         return f"existed, {item.state}: {why}; contimg spawn --respawn makes a new one"
     if item.state == "completed":
-        return "existed, completed: with other settings contimg reprocess plan"
+        return "existed, completed; to process it again: contimg reprocess plan"
     return f"existed, {item.state or 'unknown'}"
 
 
