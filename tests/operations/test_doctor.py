@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import subprocess
@@ -15,13 +16,14 @@ from typing import Any
 import pytest
 from small_disk import mounted
 
-from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.backends.postgres import EmbeddedPostgres, server_process
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.disk_usage import DiskUsage, size_text
 from absurd_contimg.operations.doctor import Finding, diagnose, doctor, software
 from absurd_contimg.operations.services.disk_guard import DiskGuard
 from absurd_contimg.science.catalogue import SkySource, write_catalogue
+from absurd_contimg.settings import load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -314,6 +316,25 @@ def test_a_missing_embedded_server_is_a_finding(
     assert not finding.ok
     assert "absurd-contimg[embedded]" in finding.remedy
     assert "ABSURD_DATABASE_URL" in finding.remedy
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_a_server_of_another_container_is_a_finding(
+    site: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds its lock, and has no process here: every command is refused."""
+    monkeypatch.setattr(server_process, "_LAST_PROCESS_SECONDS", 0.0)
+    folder = tmp_path / "site" / "out" / "state" / "postgres"
+    folder.mkdir(parents=True)
+    assert load_settings(site, environment={}).embedded_folder == folder
+    assert find(diagnose(site, []), "database").ok
+    with (folder / "server.lock").open("w") as lock:
+        assert find(diagnose(site, []), "database").ok
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        finding = find(diagnose(site, []), "database")
+    assert not finding.ok
+    assert "runs on another host or in another container" in finding.finding
+    assert finding.remedy.startswith("Use it there, or end them (fuser ")
 
 
 def test_root_without_user_namespaces_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,10 @@ class EmbeddedPostgres:
         """Whether this machine runs the server, be it starting or stopping."""
         return self._process.lives()
 
+    def require_not_elsewhere(self) -> None:
+        """Raise `EmbeddedPostgresError` if another host or container runs the server."""
+        self._process.require_not_elsewhere()
+
     def start(self) -> Self:
         """Make the cluster if there is none and start the server; no effect if it runs already.
 

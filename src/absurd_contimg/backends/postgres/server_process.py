@@ -65,19 +65,39 @@ class ServerProcess:
         """The descriptor of the lock that a new server is to hold; no other server runs then."""
         lock = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            give_up = time.monotonic() + _LAST_PROCESS_SECONDS
-            while not _try_lock(lock):
-                if time.monotonic() > give_up:
-                    raise EmbeddedPostgresError(
-                        f"The server of {self._data} runs on another host or in another "
-                        "container, or processes of a killed one go on. Use it there, or end "
-                        f"them (fuser {self._lock}), or set ABSURD_DATABASE_URL to a server that "
-                        "all hosts reach."
-                    )
-                time.sleep(_POLL_SECONDS)
+            self._wait_for(lock, fcntl.LOCK_EX)
             yield lock
         finally:
             os.close(lock)
+
+    def require_not_elsewhere(self) -> None:
+        """Raise `EmbeddedPostgresError` if a server runs that this machine does not see.
+
+        Makes and starts nothing. One that is about to start here may take its time.
+        """
+        try:
+            lock = os.open(self._lock, os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            self._wait_for(lock, fcntl.LOCK_SH)
+        finally:
+            os.close(lock)
+
+    def _wait_for(self, lock: int, kind: int) -> None:
+        """Wait for the lock of the server; a shared one not while a server of ours lives."""
+        give_up = time.monotonic() + _LAST_PROCESS_SECONDS
+        while not _try_lock(lock, kind):
+            if kind == fcntl.LOCK_SH and self.lives():
+                return
+            if time.monotonic() > give_up:
+                raise EmbeddedPostgresError(
+                    f"The server of {self._data} runs on another host or in another "
+                    "container, or processes of a killed one go on. Use it there, or end "
+                    f"them (fuser {self._lock}), or set ABSURD_DATABASE_URL to a server that "
+                    "all hosts reach."
+                )
+            time.sleep(_POLL_SECONDS)
 
     def forget_stranger(self) -> None:
         """Remove the file of a killed server if it names another process, or is unreadable.
@@ -98,9 +118,9 @@ class ServerProcess:
         return lines if lines and lines[0].isdecimal() else [_NOBODY]
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, kind: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -260,9 +260,11 @@ def _database(settings: Settings) -> list[Finding]:
     findings = [_user_namespace()] if os.geteuid() == 0 else []
     server = EmbeddedPostgres(folder)
     try:
+        server.require_not_elsewhere()
         running = server.is_running()
     except (BackendError, OSError) as error:
-        return [*findings, Finding(False, "database", str(error), f"Look at {folder}.")]
+        problem, _, remedy = str(error).partition(". ")
+        return [*findings, Finding(False, "database", problem, remedy or f"Look at {folder}.")]
     if running:
         return [*findings, _server_limits(folder), *_of_site(settings, server.url())]
     try:
