@@ -17,11 +17,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.backends.postgres.schema import check_schema, install_schema
 from absurd_contimg.core.errors import SchemaMissing
-from absurd_contimg.errors import SettingError, UserError
+from absurd_contimg.errors import MissingInputError, SettingError, UserError
+from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.maintenance import backup, restoration_guard
 from absurd_contimg.operations.maintenance.backup import make_backup, restore_backup
 from absurd_contimg.registry import GroupStatus, Registry
@@ -185,6 +187,17 @@ def test_a_restoration_that_fails_in_between_changes_nothing(
     with psycopg.connect(spawned_url) as connection:
         left = connection.execute("select nspname from pg_namespace where nspname like '%before%'")
         assert left.fetchall() == []
+
+
+def test_a_site_that_was_never_used_gets_no_database(tmp_path: Path) -> None:
+    """An empty one was left, and running, before it was refused for its missing schema."""
+    clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+    options = [f"--output-dir={tmp_path}", f"--state-dir={tmp_path / 'state'}"]
+    for command in (["backup"], ["maintenance", "vacuum"]):
+        refused = CliRunner(env=clean).invoke(app, [*options, *command])
+        assert isinstance(refused.exception, MissingInputError), (command, refused.output)
+        assert "There is no database in" in str(refused.exception)
+        assert not (tmp_path / "state").exists()
 
 
 def test_a_restoration_is_alone(

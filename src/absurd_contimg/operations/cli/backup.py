@@ -33,7 +33,8 @@ def backup(
     settings = state.settings()
     now = datetime.now(UTC)
     target = folder or settings.pipeline.paths.state_dir / "backups" / f"{now:%Y%m%dT%H%M%SZ}"
-    made = make_backup(database_url(settings), settings.registry_url, target.absolute(), now)
+    url = database_url(settings, create=False)
+    made = make_backup(url, settings.registry_url, target.absolute(), now)
     console.print(message_line(f"{', '.join(made.files)} in {target}"))
 
 

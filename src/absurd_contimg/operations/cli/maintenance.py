@@ -106,7 +106,7 @@ def vacuum_command() -> None:
     from absurd_contimg.operations.services import database_url
 
     settings = state.settings()
-    console.print(asyncio.run(vacuum(database_url(settings), settings.registry_url)))
+    console.print(asyncio.run(vacuum(database_url(settings, create=False), settings.registry_url)))
 
 
 @app.command("archive")

@@ -25,17 +25,27 @@ SERVICE_PATIENCE_SECONDS = 60.0
 so long that five starts take more than the 300 s after which systemd would give up."""
 
 
-def database_url(settings: Settings, *, may_be_new: bool = False) -> str:
+def database_url(settings: Settings, *, create: bool = True, may_be_new: bool = False) -> str:
     """The database's URL; starts the embedded server if there is no other database.
 
     With `may_be_new` it makes an empty cluster also where the site's own is gone, which else raises
-    `MissingInputError`.
+    `MissingInputError`; so does with `create` False one that never was.
     """
     if settings.database_url is not None:
         return settings.database_url
+    server = EmbeddedPostgres(settings.embedded_folder)
     if not may_be_new:
         require_own_database(settings)
-    return EmbeddedPostgres(settings.embedded_folder).start().create_database(_DATABASE)
+    if not create and not server.exists():
+        raise _never_used(server)
+    return server.start().create_database(_DATABASE)
+
+
+def _never_used(server: EmbeddedPostgres) -> MissingInputError:
+    return MissingInputError(
+        f"There is no database in {server.folder}: no task has been spawned there.",
+        "Check --folder, --output-dir and --state-dir, or set ABSURD_DATABASE_URL.",
+    )
 
 
 @asynccontextmanager
@@ -62,10 +72,7 @@ async def open_backend(
     server = EmbeddedPostgres(settings.embedded_folder)
     require_own_database(settings)
     if not create and not server.exists():
-        raise MissingInputError(
-            f"There is no database in {settings.embedded_folder}: no task has been spawned there.",
-            "Check --folder, --output-dir and --state-dir, or set ABSURD_DATABASE_URL.",
-        )
+        raise _never_used(server)
     was_running = await asyncio.to_thread(server.is_running)
     try:
         await asyncio.to_thread(server.start)
