@@ -124,7 +124,7 @@ SILENT = WorkerFact("w2", "dsa-2", silent_seconds=300.0)
         ({"workers": [WorkerFact("w1", queues=frozenset({"other"}))]}, "no-worker", "lives"),
         ({"pauses": {QUEUE: "queue q is paused by anna"}}, "paused", "is paused by anna"),
         ({"blocked": {QUEUE: "task 5: a rule is no number"}}, "blocked", "task 5"),
-        ({"registry_problem": "The registry is away."}, "registry", "without the registry"),
+        ({"registry_problem": "No slot is left."}, "registry", "workers from it: No slot is left"),
     ],
 )
 async def test_a_task_that_could_run_tells_what_keeps_workers_from_it(

@@ -46,7 +46,7 @@ Contimg = Callable[..., Any]
 def contimg(tmp_path: Path, database_url: str) -> Contimg:
     """Run a command in temporary folders, on a database with the queue."""
 
-    def run(*arguments: str) -> Any:
+    def run(*arguments: str, **variables: str) -> Any:
         folders = [
             *(
                 "--input-dir",
@@ -60,7 +60,7 @@ def contimg(tmp_path: Path, database_url: str) -> Contimg:
         return CliRunner().invoke(
             app,
             [*folders, "--database-url", database_url, *arguments],
-            env={**clean, "COLUMNS": "200"},
+            env={**clean, "COLUMNS": "200", **variables},
         )
 
     assert run("db", "init").exit_code == 0
@@ -255,6 +255,27 @@ def test_a_worker_that_hangs_is_not_simply_alive(
     assert (
         "Workers of the pipeline alive on this host: worker-1 (silent for 5 min: it hangs)" in text
     )
+
+
+def test_a_refused_look_at_the_registry_says_nothing_of_workers(
+    contimg: Contimg, database_url: str
+) -> None:
+    """Only this command had no connection left: it said that workers claim nothing."""
+
+    async def prepare(backend: PostgresBackend) -> None:
+        await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G1"})
+
+    on_queue(database_url, prepare)
+    role = f"refused_{os.getpid()}"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f"create role {role} login password 'x' connection limit 0".encode())
+    url = database_url.replace("postgres@", f"{role}:x@", 1)
+    text = " ".join(contimg("status", PIPELINE_PRODUCTS_DB=url).stdout.split())
+    assert "The registry could not be asked: " in text
+    assert f'too many connections for role "{role}"' in text
+    assert "raise max_connections or the limit" in text
+    assert "workers claim nothing" not in text
+    assert "Nothing is claimed" not in text
 
 
 def test_workers_of_other_programs_are_named(contimg: Contimg, database_url: str) -> None:

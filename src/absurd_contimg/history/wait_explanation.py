@@ -29,6 +29,9 @@ from absurd_contimg.history.wait_reason import (
 _PAST = datetime.min.replace(tzinfo=UTC)
 
 
+WITHOUT_REGISTRY = "Workers that cannot ask the registry either claim nothing"
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerFact:
     """A worker as far as it concerns those who wait for one."""
@@ -77,7 +80,7 @@ class WaitContext:
     blocked: Mapping[str, str] = field(default_factory=dict)
     """By queue, the task that makes every claim fail, and what to do."""
     registry_problem: str = ""
-    """Why the registry cannot be asked; without it nothing is claimed."""
+    """Why it could not be asked from here; it is not known whether workers can ask it."""
     slot_waits: Mapping[str, str] = field(default_factory=dict)
     """By ``STEP of GROUP``: for which resource it waits for a slot, and who holds them."""
     calibrations: Mapping[str, CalibrationProspect] = field(default_factory=dict)
@@ -322,8 +325,9 @@ def _after_wait(history: History, begin: str, context: WaitContext) -> WaitExpla
         advice = f"To go on: contimg queue resume {queue}"
         return WaitExplanation(f"{begin}, but {context.pauses[queue]}", "paused", None, advice)
     if context.registry_problem:
-        text = f"{begin}, but workers claim nothing without the registry"
-        return WaitExplanation(text, "registry", None, context.registry_problem)
+        reason = context.registry_problem
+        text = f"{begin}, but the registry could not be asked what keeps workers from it: {reason}"
+        return WaitExplanation(text, "registry", None, WITHOUT_REGISTRY)
     if context.workers is None:
         return WaitExplanation(f"{begin} and waits for a worker", "claimable", None)
     serving = [worker for worker in context.workers if worker.serves(queue)]

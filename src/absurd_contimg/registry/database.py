@@ -81,6 +81,7 @@ _READ_ONLY = "registry_read_only"
 
 
 _DAMAGED = re.compile(r"not a database|malformed|no such (table|column)|does not exist")
+_NO_CONNECTION_LEFT = re.compile(r"too many (clients|connections)|remaining connection slots")
 _REBUILD = "Move away what is left of it, restart the workers, then: contimg registry rebuild"
 
 _TOO_LONG = ("54000", "54001", "54011", "54023")
@@ -209,7 +210,10 @@ class Database:
             return RegistryDamagedError(self._place, text, _REBUILD)
         if self._is_disk_full():
             return RegistryAwayError(self._place, f"{text} Its disk is full.", "Free space on it.")
-        return RegistryAwayError(self._place, text, "Look at its disk, its lock or its server.")
+        remedy = "Look at its disk, its lock or its server."
+        if self._is_postgres and _NO_CONNECTION_LEFT.search(str(error)):
+            remedy = "End connections that are not needed, or raise max_connections or the limit."
+        return RegistryAwayError(self._place, text, remedy)
 
     def _is_disk_full(self) -> bool:
         """SQLite says of a full disk also that it has an input or output error."""

@@ -22,7 +22,7 @@ from absurd_contimg.execution.scratch import living_owners, safe_name
 from absurd_contimg.history.durations import duration_text
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import read_histories, summarize, superseded_failures
-from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
+from absurd_contimg.history.wait_explanation import WITHOUT_REGISTRY, WaitContext, explain_wait
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, FromFile, app, state
 from absurd_contimg.operations.console import cell, console, counted, message_line
@@ -210,7 +210,8 @@ def _show_hindrances(hindrances: Hindrances) -> None:
         text = message_line(f"{pause}. To go on: {resume}")
         console.print(f"[yellow]Nothing is claimed:[/] {text}", soft_wrap=True)
     if hindrances.problem is not None:
-        console.print(f"[yellow]Nothing is claimed:[/] {message_line(hindrances.problem)}")
+        text = message_line(f"{hindrances.problem} {WITHOUT_REGISTRY}.")
+        console.print(f"[yellow]The registry could not be asked:[/] {text}", soft_wrap=True)
 
 
 def _show_slots(settings: Settings, hindrances: Hindrances) -> None:
