@@ -7,7 +7,8 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
@@ -31,6 +32,13 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(("ABSURD_", "PIPELINE_", "CONTIMG_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short one: the socket of the private server would lie below it."""
+    with tempfile.TemporaryDirectory(prefix="d-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -164,6 +172,19 @@ def test_unusable_folders_are_findings(site: dict[str, Any], tmp_path: Path) -> 
     assert f"Move {tmp_path / 'file'} away" in blocked.remedy
     assert "PIPELINE_STATE_DIR" in blocked.remedy
     assert not find(findings, "catalogue").ok
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_names_of_folders_that_cannot_work_are_findings(
+    site: dict[str, Any], tmp_path: Path
+) -> None:
+    """For CASA, and for the socket of the private server; both name what counts with --folder."""
+    findings = diagnose(site | {"state_dir": tmp_path / "it's"}, [])
+    for name in ("folder names", "database"):
+        finding = find(findings, name)
+        assert not finding.ok
+        assert '"\'"' in finding.finding
+        assert "--state-dir, which counts beside --folder" in finding.remedy
 
 
 @pytest.mark.usefixtures("_no_software")

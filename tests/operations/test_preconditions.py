@@ -109,6 +109,21 @@ def test_wrong_settings_are_named_before_anything_is_made(
     assert [path.name for path in tmp_path.iterdir()] == ["incoming"]
 
 
+@pytest.mark.parametrize("command", [*MAKING, "daemon", "db init"])
+@pytest.mark.parametrize("name", ["it's", "a[0]"])
+def test_folders_that_cannot_work_are_refused_before_anything_is_made(
+    contimg: Callable[..., str], tmp_path: Path, command: str, name: str
+) -> None:
+    """With an option that helps: beside ``--folder``, a variable changes nothing."""
+    (tmp_path / "incoming").mkdir()
+    (tmp_path / "incoming" / "catalog.csv").write_text("name,ra_deg,dec_deg,flux_jy\n")
+    (tmp_path / "incoming" / "2025-01-02T03:04:05_sb00.hdf5").touch()
+    shown = contimg(command, PIPELINE_OUTPUT_DIR=name)
+    assert "output_dir" in shown
+    assert "--output-dir, which counts beside --folder" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["incoming"]
+
+
 def test_file_of_another_user_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

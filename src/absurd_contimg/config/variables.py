@@ -59,6 +59,15 @@ def _shortage(text: str) -> str:
     return text
 
 
+def other_folder(name: str) -> str:
+    """What to do about a folder, by its setting's name: which options count, with or without
+    ``--folder``."""
+    return (
+        f"Give another folder by --{name.replace('_', '-')}, which counts beside --folder too, or "
+        f"without --folder by PIPELINE_{name.upper()}."
+    )
+
+
 def _flag(text: str) -> bool:
     if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
         raise ValueError("true or false")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar, TypeVarTuple
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.config.variables import other_folder
 from absurd_contimg.core.errors import LeaseLost
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import MissingInputError, SettingError, StorageAwayError
@@ -208,13 +209,26 @@ _CASA_SYNTAX = frozenset("$'()[]")
 _WRITTEN = ("output_dir", "scratch_dir", "state_dir")
 
 
+def check_folder_names(paths: PathsConfig) -> None:
+    """Raise `SettingError` for a character that CASA cannot have in a path."""
+    for name in ("input_dir", *_WRITTEN):
+        text = str(getattr(paths, name))
+        odd = [char for char in text if char in _CASA_SYNTAX or not char.isprintable()]
+        if odd:
+            raise SettingError(
+                f"{name} {text!r} holds {odd[0]!r}, which CASA and manifests cannot have in paths.",
+                other_folder(name),
+            )
+
+
 def check_folders(paths: PathsConfig) -> None:
-    """Raise `SettingError` for folders that cannot be made or written to; makes nothing.
+    """Raise `SettingError` for folders that cannot be made, named or written to; makes nothing.
 
     And `OSError` for one on a file system that can only be read, which no setting mends.
 
     No other folder may lie in scratch, and it must be on the output's file system.
     """
+    check_folder_names(paths)
     scratch, devices = paths.scratch_dir.resolve(), {}
     for name in ("input_dir", *_WRITTEN):
         folder: Path = getattr(paths, name)
@@ -247,18 +261,7 @@ def check_folders(paths: PathsConfig) -> None:
 
 
 def prepare_folders(paths: PathsConfig) -> None:
-    """Create the folders, after `check_folders`, and try to write into each.
-
-    Raises `SettingError` also for a character that CASA cannot have in a path.
-    """
-    for name in ("input_dir", *_WRITTEN):
-        text = str(getattr(paths, name))
-        odd = [char for char in text if char in _CASA_SYNTAX or not char.isprintable()]
-        if odd:
-            raise SettingError(
-                f"{name} {text!r} holds {odd[0]!r}, which CASA and manifests cannot have in paths.",
-                f"Set {name} to another folder.",
-            )
+    """Create the folders, after `check_folders`, and try to write into each."""
     check_folders(paths)
     if paths.publish_dir is None:  # another one may be a mount point, whose disk is away
         paths.published.mkdir(parents=True, exist_ok=True)
@@ -277,5 +280,5 @@ def prepare_folders(paths: PathsConfig) -> None:
 def _unusable_folder(name: str, folder: Path, reason: str) -> SettingError:
     return SettingError(
         f"{name} {folder} cannot be written to: {reason}.",
-        f"Mount its disk. Make it writable for this user, or set {name} to another folder.",
+        f"Mount its disk. Make it writable for this user. {other_folder(name)}",
     )

@@ -48,6 +48,10 @@ _PORT = 5432
 """Part of the socket's name; said in the URL, so that PGPORT does not count."""
 _SOCKET_FOLDER_BYTES_MAX = 92
 """A Unix socket's path may have 107 bytes, and ``/.s.PGSQL.5432`` takes 14 of them."""
+_ELSEWHERE = (
+    "Give another state folder by --state-dir, which counts beside --folder too, or without "
+    "--folder by PIPELINE_STATE_DIR; or set ABSURD_DATABASE_URL to a server of your own."
+)
 _ACCESS = "local all all scram-sha-256\n"
 """All of ``pg_hba.conf``: Unix socket, password."""
 
@@ -131,16 +135,14 @@ class EmbeddedPostgres:
 
         Until `release`, or the end of this process, `stop_if_unused` of others leaves it running.
         """
-        self._check_folder()
+        self.check_folder()
         try:
             for folder in (self._folder.parent, self._folder):
                 make_private(folder)
         except OSError as error:
             raise EmbeddedPostgresError(
                 f"The folder {self._folder} for the embedded server cannot be made: "
-                f"{error.strerror}. Mount its disk, make it writable for this user, or set "
-                "PIPELINE_STATE_DIR to another folder, or ABSURD_DATABASE_URL to a server "
-                "of your own."
+                f"{error.strerror}. Mount its disk, make it writable for this user. {_ELSEWHERE}"
             ) from error
         with self._locked():
             if not (
@@ -186,7 +188,7 @@ class EmbeddedPostgres:
                 "pg_ctl", *arguments, "-o", " ".join(options), "-w", "start", inherited=[lock]
             )
 
-    def _check_folder(self) -> None:
+    def check_folder(self) -> None:
         """Refuse a folder whose socket or options Postgres cannot take."""
         length = len(os.fsencode(self._sockets))
         odd = [sign for sign in str(self._folder) if sign in "'\"\\," or not sign.isprintable()]
@@ -197,8 +199,7 @@ class EmbeddedPostgres:
         else:
             return
         raise EmbeddedPostgresError(
-            f"The embedded server's folder {str(self._sockets)!r} {problem}. Set "
-            "PIPELINE_STATE_DIR to another folder, or ABSURD_DATABASE_URL to a server of your own."
+            f"The embedded server's folder {str(self._sockets)!r} {problem}. {_ELSEWHERE}"
         )
 
     def _has_access_of_ours(self) -> bool:

@@ -236,9 +236,11 @@ def db_init(
     ] = False,
 ) -> None:
     """Install or migrate Absurd's schema and create the queue."""
+    from absurd_contimg.execution.runner import check_folder_names
     from absurd_contimg.operations.services import database_url, initialise, take_queue
 
     settings = state.settings()
+    check_folder_names(settings.pipeline.paths)
     url = database_url(settings, may_be_new=empty)
     console.out(asyncio.run(initialise(url, settings.queue_name)))
     if this_site:

@@ -29,12 +29,13 @@ from absurd_contimg.backends.postgres.schema import (
     check_schema,
     queues_without_additions,
 )
+from absurd_contimg.config.variables import other_folder
 from absurd_contimg.core.errors import BackendError, BackendUnavailable
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.disk_usage import disk_usage, size_text
 from absurd_contimg.ingest.spawn import find_catalog
-from absurd_contimg.operations.doctor.site_folders import own_site, publish_folder
+from absurd_contimg.operations.doctor.site_folders import folder_names, own_site, publish_folder
 from absurd_contimg.operations.doctor.software import Finding, stage_software
 from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.registry.service_records import CLOCK_OFFSET_SECONDS_MAX
@@ -137,6 +138,7 @@ def _folders(settings: Settings) -> list[Finding]:
         "renamed into place, which works within one file system only.",
     )
     return [
+        *folder_names(paths),
         _input_folder(paths.input_dir),
         _writable_folder("output_dir", paths.output_dir),
         _writable_folder("scratch_dir", paths.scratch_dir),
@@ -163,9 +165,8 @@ def _input_folder(folder: Path) -> Finding:
 
 def _writable_folder(name: str, folder: Path) -> Finding:
     existing = _existing(folder)
-    variable = f"PIPELINE_{name.upper()}"
     if not existing.is_dir():
-        remedy = f"Move {existing} away, or set {variable} to another folder."
+        remedy = f"Move {existing} away. {other_folder(name)}"
         return Finding(False, name, f"{folder}: {existing} is a file.", remedy)
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -176,7 +177,7 @@ def _writable_folder(name: str, folder: Path) -> Finding:
             name,
             f"{folder}: cannot write in {existing} ({error.strerror}).",
             f"Run: sudo chown {os.geteuid()} {existing} (unless it is mounted read-only: see "
-            f"mount), or set {variable} to another folder.",
+            f"mount). {other_folder(name)}",
         )
     result = "is writable" if existing == folder else f"will be created in {existing}"
     return Finding(True, name, f"{folder} {result}.")
@@ -260,6 +261,7 @@ def _database(settings: Settings) -> list[Finding]:
     findings = [_user_namespace()] if os.geteuid() == 0 else []
     server = EmbeddedPostgres(folder)
     try:
+        server.check_folder()
         server.require_not_elsewhere()
         running = server.is_running()
     except (BackendError, OSError) as error:

@@ -7,14 +7,25 @@ from contextlib import closing
 from pathlib import Path
 
 from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.errors import BackendError
-from absurd_contimg.errors import AwayError, UserError
+from absurd_contimg.errors import AwayError, SettingError, UserError
+from absurd_contimg.execution.runner import check_folder_names
 from absurd_contimg.operations.doctor.software import Finding
 from absurd_contimg.operations.services import require_own_site
 from absurd_contimg.products.publication import check_mounted
 from absurd_contimg.registry.database import Database, exists
 from absurd_contimg.registry.publications import Publications
 from absurd_contimg.settings import Settings
+
+
+def folder_names(paths: PathsConfig) -> list[Finding]:
+    """The first name of a folder that CASA cannot have, if there is one."""
+    try:
+        check_folder_names(paths)
+    except SettingError as error:
+        return [Finding(False, "folder names", error.problem, error.remedy)]
+    return []
 
 
 def publish_folder(settings: Settings) -> list[Finding]:

@@ -11,6 +11,7 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import install_schema
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.execution.runner import check_folder_names
 from absurd_contimg.execution.stage import stage_queues
 from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.settings import QUEUE_BYTES_MAX, Settings
@@ -61,10 +62,13 @@ async def open_backend(
     The embedded server belongs to this installation, so its schema and first queue are created if
     they are missing; a further queue only by `contimg db init`, so that a misspelt name makes none.
     Raises `MissingInputError` where the site had one that is gone; with `create` False also if
-    there never was one, and makes no queue. If this call has started the server, it stops it at the
+    there never was one, and makes no queue; else `SettingError` for folders
+    in which no task could run. If this call has started the server, it stops it at the
     end, unless another process uses it or `leave_running` is set. A server that is killed meanwhile
     is started again. A server of others that is away is waited for, at most for `patience_seconds`.
     """
+    if create:
+        check_folder_names(settings.pipeline.paths)
     if settings.database_url is not None:
         async with AsyncExitStack() as stack:
             yield await _enter(stack, settings.database_url, patience_seconds)
