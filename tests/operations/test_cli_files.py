@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.products.manifest import Manifest, file_entries, write_manifest
+from absurd_contimg.products.publication import publish_copy
 from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry import Registry
+from absurd_contimg.registry.consistency import enter_publications
 
 sys.path.append(str(Path(__file__).parents[1] / "shared"))
 from raw_files import write_file
@@ -91,6 +93,31 @@ def test_a_flipped_byte_in_a_product_is_found(tmp_path: Path) -> None:
     assert "image.fits has other content" in result.output
     assert "2 products verified, 1 differ" in result.output
     assert CliRunner().invoke(app, [*arguments, str(healthy)]).exit_code == 0
+
+
+def test_a_flipped_byte_in_a_published_copy_is_found(tmp_path: Path) -> None:
+    """Every command called it well. A copy that is being made is left alone."""
+    folder, published = product(tmp_path, "a"), tmp_path / "published"
+    published.mkdir()
+    copy = publish_copy(folder, published).folder
+    shutil.copytree(copy, copy.parent / ".publishing-b" / "product")
+    arguments = ["--output-dir", str(tmp_path), "verify"]
+    result = CliRunner().invoke(app, arguments)
+    assert "1 product and 1 published product verified, 0 differ" in result.output
+    assert result.exit_code == 0
+    (copy / "image.fits").write_bytes(b"\x01" * 1000)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert f"{copy} differs from its manifest: image.fits has other content" in result.output
+    assert "contimg publish retry a" in result.output
+    with closing(Registry(tmp_path / "state" / "registry.sqlite3", output_dir=tmp_path)) as known:
+        known.register(folder, load_committed(folder))
+        assert enter_publications(known.database, published, tmp_path) == 1
+    shutil.rmtree(copy)
+    result = CliRunner().invoke(
+        app, [*arguments[:2], f"--state-dir={tmp_path / 'state'}", "verify"]
+    )
+    assert f"{copy} is gone, and the registry knows it" in result.output
 
 
 def test_a_product_that_the_registry_knows_and_that_is_gone_is_told(tmp_path: Path) -> None:

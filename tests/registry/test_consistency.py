@@ -176,6 +176,34 @@ def test_copy_without_a_row_is_named(file_registry: Registry, copies: list[Path]
     ]
 
 
+def test_copy_of_a_failed_publication_is_named_with_its_reason(
+    file_registry: Registry, copies: list[Path]
+) -> None:
+    """It was called unknown to the registry. And one in another folder than the registry has."""
+    key = load_committed(copies[0]).key
+    file_registry.publications.begin(key, "mosaic", copies[0], copies[0])
+    with file_registry.database.writing() as session:
+        session.execute(
+            update(PublicationRow)
+            .where(PublicationRow.product_key == key)
+            .values(state="failed", reason="it differs.")
+        )
+        session.execute(
+            update(PublicationRow)
+            .where(PublicationRow.destination == str(copies[1]))
+            .values(state="staging", destination="/elsewhere")
+        )
+    moved_text, text = sorted(problems(file_registry, copies))
+    assert text == (
+        f"The publication of {key} has failed (it differs), and {copies[0]} is in its place. Move "
+        f"that away, then: contimg publish retry {key}"
+    )
+    assert f"{copies[1]} is a copy of" in moved_text
+    assert "the registry has at /elsewhere" in moved_text
+    shutil.rmtree(copies[0])
+    assert problems(file_registry, copies) == [moved_text]
+
+
 def test_copy_that_a_dead_process_began_is_named(
     file_registry: Registry, copies: list[Path]
 ) -> None:

@@ -24,7 +24,7 @@ from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
-from absurd_contimg.errors import DestinationAwayError
+from absurd_contimg.errors import BrokenProductError, DestinationAwayError
 from absurd_contimg.owned_folders import MARK_NAME
 from absurd_contimg.products import filesystem
 from absurd_contimg.products.publication import StagedCopy, destination_of, publish_copy
@@ -144,6 +144,20 @@ def test_a_publication_that_was_lost_is_made_again(tmp_path: Path) -> None:
     assert site.publish()["published"]
     verify(site.destination, load_committed(site.destination), deep=True)
     assert moved.is_dir()
+
+
+def test_a_damaged_copy_fails_until_it_is_moved_away(tmp_path: Path) -> None:
+    """The advice of contimg registry check."""
+    site = Site(tmp_path)
+    site.publish()
+    image = site.destination / "image.fits"
+    image.write_bytes(bytes(byte ^ 1 for byte in image.read_bytes()))
+    with pytest.raises(BrokenProductError, match="other content"):
+        site.publish()
+    assert site.publications.all()[0].state is PublicationState.FAILED
+    site.destination.rename(tmp_path / "damaged")
+    assert site.publish()["published"]
+    verify(site.destination, load_committed(site.destination), deep=True)
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,11 @@ def is_publishing(destination: Path, files: FileSystem = LOCAL) -> bool:
     return False
 
 
+def is_staged(folder: Path) -> bool:
+    """Whether it is a copy that is being made, or that a dead process has left."""
+    return folder.parent.name.startswith(_PREFIX)
+
+
 def check_publish_dir(paths: PathsConfig) -> None:
     """Raise `SettingError` where nothing can be published; makes nothing.
 

@@ -26,7 +26,7 @@ from absurd_contimg.products.outputs import (
     from_json,
     names,
 )
-from absurd_contimg.products.publication import destination_of, is_publishing
+from absurd_contimg.products.publication import destination_of, is_publishing, is_staged
 from absurd_contimg.products.store import load_committed, read_products, verify
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import (
@@ -119,35 +119,48 @@ def _names_in(folders: set[str]) -> tuple[dict[str, set[str]], list[Path]]:
 
 
 def publication_problems(database: Database, publish_dir: Path) -> list[str]:
-    """A sentence for each publication that differs from the folder of copies."""
+    """A sentence for each publication that differs from the folder of copies.
+
+    By names and sizes: no file is read.
+    """
+    columns = (PublicationRow.product_key, PublicationRow.state, PublicationRow.destination)
     with database.reading() as session:
-        rows = session.execute(
-            select(PublicationRow.product_key, PublicationRow.state, PublicationRow.destination)
-            .where(
-                PublicationRow.state.in_(
-                    [PublicationState.PUBLISHED.value, PublicationState.PUBLISHING.value]
-                )
-            )
-            .order_by(PublicationRow.destination)
-        ).all()
+        query = select(*columns, PublicationRow.reason).order_by(PublicationRow.destination)
+        rows = session.execute(query).all()
     problems: list[str] = []
-    known = {Path(database.resolved(row.destination)) for row in rows}
-    for key, state, stored in rows:
-        destination = Path(database.resolved(stored))
+    known = {row.product_key: Path(database.resolved(row.destination)) for row in rows}
+    for key, state, _, reason in rows:
+        destination = known[key]
         if state == PublicationState.PUBLISHED:
             problems += _problems_of_copy(destination, key)
-        elif not is_publishing(destination):
+        elif state == PublicationState.FAILED:
+            if os.path.lexists(destination):
+                problems.append(
+                    f"The publication of {key} has failed ({(reason or '').rstrip('.')}), and "
+                    f"{destination} is in its place. Move that away, then: contimg publish retry "
+                    f"{key}"
+                )
+        elif state == PublicationState.PUBLISHING and not is_publishing(destination):
             problems.append(
                 f"The copy of {key} to {destination} was begun and is not finished: contimg "
                 "publish retry."
             )
     copies, broken = _copies(publish_dir)
-    problems += [text for folder, text in broken.items() if folder not in known]
-    problems += [
-        f"{folder} is published and not in the registry: contimg registry rebuild."
-        for folder in copies
-        if folder not in known
-    ]
+    places = set(known.values())
+    problems += [text for folder, text in broken.items() if folder not in places]
+    for folder, manifest in copies.items():
+        key = manifest.key
+        if folder in places:
+            continue
+        if key in known:
+            problems.append(
+                f"{folder} is a copy of {key}, which the registry has at {known[key]}. If that is "
+                f"not there any more: contimg publish retry {key}"
+            )
+        else:
+            problems.append(
+                f"{folder} is published and not in the registry: contimg registry rebuild."
+            )
     return problems
 
 
@@ -158,7 +171,10 @@ def _problems_of_copy(destination: Path, key: str) -> Iterator[str]:
         if manifest.key != key:
             yield f"{destination} is a copy of {manifest.key}, not of {key}."
     except BrokenProductError as error:
-        yield f"The published copy of {key} is damaged: {error.problem}"
+        yield (
+            f"The published copy of {key} is damaged: {error.problem} Move it away, then: contimg "
+            f"publish retry {key}"
+        )
     except (UserError, OSError) as error:
         yield f"The published copy of {key} is missing: {error}"
 
@@ -203,7 +219,7 @@ def _copies(publish_dir: Path) -> tuple[dict[Path, Manifest], dict[Path, str]]:
         for folder, manifest in copies.items()
         if folder == destination_of(manifest, publish_dir)
     }
-    return placed, broken
+    return placed, {folder: text for folder, text in broken.items() if not is_staged(folder)}
 
 
 def window_problems(database: Database) -> list[str]:

@@ -158,11 +158,13 @@ def _traits(header: RawHeader) -> dict[str, str]:
 def verify_products(
     products: Annotated[
         list[Path] | None,
-        typer.Argument(help="Products, or folders of them. Default: the output folder."),
+        typer.Argument(
+            help="Products, or folders of them. Default: the output folder and the copies."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the bytes of committed products with the digests in their manifests.
+    """Compare the bytes of committed products and published copies with their manifests' digests.
 
     Reads every byte. Exit code 1 if one differs, cannot be read or has lost its manifest; without
     names also if one that the registry knows is gone.
@@ -170,7 +172,7 @@ def verify_products(
     settings = state.settings()
     output_dir = settings.pipeline.paths.output_dir
     wrong: dict[str, str] = {}
-    n_products = 0
+    n_products = n_copies = 0
     if not products and not output_dir.is_dir():
         raise MissingInputError(f"There is no folder {output_dir}.", "Check --output-dir.")
     for path in products or [output_dir]:
@@ -181,23 +183,27 @@ def verify_products(
         for folder in folders:
             _verify(folder, wrong)
     if not products:
+        n_copies = _verify_copies(settings.pipeline.paths.published, wrong)
         try:
             wrong |= _gone(settings)
         except AwayError as error:  # what was read is told nevertheless
             wrong["registry"] = f"Whether a product is gone is not known: {error}"
     if as_json:
-        print_json({"verified": n_products, "differ": wrong})
+        print_json({"verified": n_products + n_copies, "differ": wrong})
     else:
         for text in wrong.values():
             console.out(printable(text))
-        console.out(f"{counted(n_products, 'product')} verified, {len(wrong)} differ or are gone.")
+        verified = counted(n_products, "product")
+        if n_copies:
+            verified += f" and {counted(n_copies, 'published product')}"
+        console.out(f"{verified} verified, {len(wrong)} differ or are gone.")
     if wrong:
         raise typer.Exit(1)
 
 
 def _gone(settings: Settings) -> dict[str, str]:
-    """The products that the registry knows and that are not on disk, by their folder."""
-    from absurd_contimg.operations.services import open_registry
+    """The products and copies that the registry knows and that are not there, by their folder."""
+    from absurd_contimg.operations.services import is_gone, open_registry
     from absurd_contimg.registry.database import exists
 
     if not exists(settings.registry_url):
@@ -205,7 +211,10 @@ def _gone(settings: Settings) -> dict[str, str]:
     with closing(open_registry(settings)) as registry:
         return {
             str(folder): f"{folder} is gone, and the registry knows it: contimg registry check"
-            for folder in registry.absent_products()
+            for folder in (
+                *registry.absent_products(),
+                *(each.destination for each in registry.publications.all() if is_gone(each)),
+            )
         }
 
 
@@ -230,12 +239,24 @@ def _products_at(path: Path, wrong: dict[str, str]) -> list[Path]:
     return below or around[:1]
 
 
-def _verify(folder: Path, wrong: dict[str, str]) -> None:
+def _verify_copies(publish_dir: Path, wrong: dict[str, str]) -> int:
+    """Verify the published copies, except those that are being made; how many there are."""
+    from absurd_contimg.products.publication import is_staged
+
+    copies = [folder for folder in _products_at(publish_dir, wrong) if not is_staged(folder)]
+    for folder in copies:
+        _verify(folder, wrong, "Move this copy away, then: contimg publish retry")
+    return len(copies)
+
+
+def _verify(folder: Path, wrong: dict[str, str], remedy: str | None = None) -> None:
     from absurd_contimg.products.store import load_committed, verify
 
     try:
-        verify(folder, load_committed(folder), deep=True)
+        manifest = load_committed(folder)
+        verify(folder, manifest, deep=True)
     except UserError as error:
-        wrong[str(folder)] = str(error)
+        advice = "" if remedy is None else f"{error.problem} {remedy} {folder.name}"
+        wrong[str(folder)] = advice or str(error)
     except OSError as error:
         wrong[str(folder)] = f"{folder} cannot be read ({error})."

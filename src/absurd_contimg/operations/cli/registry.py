@@ -39,6 +39,7 @@ _REMOVED_SHOWN = 20
 def check(as_json: AsJson = False) -> None:
     """Compare the registry with the disk: products, mosaics, published copies, incoming files.
 
+    By names and sizes; contimg verify reads the bytes.
     Calibrations that were retired because they were missing, and are whole again, are used again;
     groups that wait for one go on. Raw files that are gone are marked so. Exit code 1 if products
     are missing, damaged or not registered, or if anything else is wrong.
