@@ -257,6 +257,39 @@ def test_a_worker_that_hangs_is_not_simply_alive(
     )
 
 
+def test_a_worker_whose_lock_is_away_is_known_by_its_process(
+    contimg: Contimg, tmp_path: Path, database_url: str
+) -> None:
+    """The disk of scratch was away, and its worker, which waits for it, was called not alive."""
+
+    async def now(backend: PostgresBackend) -> float:
+        return (await backend.current_time()).timestamp()
+
+    seconds = on_queue(database_url, now)
+    (tmp_path / "state" / "workers").mkdir(parents=True)
+    note = {"worker": "worker-1", "claims": False, "reason": "no disk", "since": "2026"}
+    (tmp_path / "state" / "workers" / "worker-1.json").write_text(json.dumps(note))
+    registry = tmp_path / "state" / "registry.sqlite3"
+    for pid, age, expected in (
+        (os.getpid(), 0, "worker worker-1, since 2026: no disk"),
+        (os.getpid(), 300, "host: worker-1 (silent for 5 min: it hangs) (known by their records: "),
+        (2**22 + 1, 0, "worker worker-1, since 2026: no disk"),
+        (2**22 + 1, 30, "worker worker-1, not alive on this host, since 2026: no disk"),
+    ):
+        with closing(Database(registry)) as database:
+            record = ServiceRecord(
+                *(ServiceKind.WORKER, "worker-1@0", host_name(), pid, "1", QUEUE, seconds - 900),
+                seen_at=seconds - age,
+            )
+            store_service(database, record)
+        assert expected in contimg("status").stdout, (pid, age)
+    registry.write_bytes(b"not a database" * 500)
+    text = contimg("status").stdout
+    assert "alive on this host: not known (their locks in" in text
+    assert "worker worker-1, perhaps alive on this host, since 2026: no disk" in text
+    assert json.loads(contimg("status", "--json").stdout)["workers_here"] is None
+
+
 def test_a_refused_look_at_the_registry_says_nothing_of_workers(
     contimg: Contimg, database_url: str
 ) -> None:

@@ -155,6 +155,14 @@ def living_owners(scratch_dir: Path, files: FileSystem = LOCAL) -> list[str]:
     return sorted(living)
 
 
+def visible_owners(scratch_dir: Path, files: FileSystem = LOCAL) -> list[str] | None:
+    """As `living_owners`; None where their locks cannot be looked at: their disk is away."""
+    try:
+        return living_owners(scratch_dir, files) if files.is_folder(scratch_dir / OWNERS) else None
+    except OSError:
+        return None
+
+
 def safe_name(name: str) -> str:
     """The name itself, if it can be one component of a path; else `SettingError`."""
     if not _is_safe(name):

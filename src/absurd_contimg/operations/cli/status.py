@@ -18,7 +18,7 @@ import typer
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.records import LIVE_STATES, History, QueueStats, Run
 from absurd_contimg.execution.host_scratch import host_name, host_scratch
-from absurd_contimg.execution.scratch import living_owners, safe_name
+from absurd_contimg.execution.scratch import safe_name, visible_owners
 from absurd_contimg.history.durations import duration_text
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import read_histories, summarize, superseded_failures
@@ -92,9 +92,10 @@ def status(
         if (explanation := explain_wait(history, queue.context)) is not None
     }
     paths = settings.pipeline.paths
-    host, alive = host_name(), living_owners(host_scratch(paths.scratch_dir))
+    host, locked = host_name(), visible_owners(host_scratch(paths.scratch_dir))
+    alive = _recorded_workers(host, queue.context) if locked is None else locked
     notes = [
-        {**note, "alive_here": note.get("host", host) == host and note["worker"] in alive}
+        {**note, "alive_here": _is_alive_here(note, host, alive)}
         for note in worker_notes(paths.state_dir)
     ]
     hindrances = read_hindrances(settings)
@@ -120,9 +121,12 @@ def status(
     _show_queue(queue)
     _show_batches(queue.batches)
     _show_hindrances(hindrances)
-    names = [f"{name}{_silence(name, host, queue.context)}" for name in alive]
-    alive_text = ", ".join(map(cell, names)) or "none"
-    console.print(f"Workers of the pipeline alive on this host: {alive_text}")
+    names = [f"{name}{_silence(name, host, queue.context)}" for name in alive or ()]
+    alive_text = "not known" if alive is None else ", ".join(map(cell, names)) or "none"
+    if alive is None or (names and locked is None):
+        known = "known by their records: " if names else ""
+        alive_text += f" ({known}their locks in {cell(paths.scratch_dir)} cannot be looked at)"
+    console.print(f"Workers of the pipeline alive on this host: {alive_text}", soft_wrap=True)
     _show_leases(queue)
     _show_slots(settings, hindrances)
     _show_notes(notes, host)
@@ -130,6 +134,25 @@ def status(
         console.print(_groups_table(queue.groups))
     if summaries:
         console.print(tasks_table(summaries, now, explanations, queue.superseded))
+
+
+def _recorded_workers(host: str, context: WaitContext) -> list[str] | None:
+    """The workers of this host that are not gone by their records; None if those are not known."""
+    from absurd_contimg.operations.services import given_worker_id
+
+    if context.registry_problem:
+        return None
+    workers = [each for each in context.workers or () if each.host == host and not each.is_dead]
+    return sorted(filter(None, (given_worker_id(each.name) for each in workers)))
+
+
+def _is_alive_here(
+    note: Mapping[str, object], host: str, alive: Sequence[str] | None
+) -> bool | None:
+    """Whether the worker of a note lives on this host; None if that is not known."""
+    if note.get("host", host) != host:
+        return False
+    return None if alive is None else note["worker"] in alive
 
 
 def _silence(name: str, host: str, context: WaitContext) -> str:
@@ -226,7 +249,9 @@ def _show_notes(notes: Sequence[Mapping[str, Any]], host: str) -> None:
     for note in notes:
         if not note["reason"]:
             continue
-        place = "" if note["alive_here"] else ", not alive on this host"
+        place = {True: "", False: ", not alive on this host", None: ", perhaps alive on this host"}[
+            note["alive_here"]
+        ]
         if note.get("host", host) != host:
             place = f" of host {note['host']}"
         heading = f"worker {note['worker']}{place}, since {note['since']}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absurd_contimg.execution.host_scratch import host_name, host_scratch
-from absurd_contimg.execution.scratch import living_owners
+from absurd_contimg.execution.scratch import visible_owners
 from absurd_contimg.operations.services import given_worker_id
 from absurd_contimg.registry.service_records import RENEWAL_SECONDS, ServiceKind, ServiceRecord
 from absurd_contimg.settings import Settings
@@ -21,7 +21,8 @@ def gone_services(
 ) -> frozenset[ServiceRecord]:
     """Those of this host that were killed. Blocks for a moment.
 
-    A worker is known by its lock in scratch at once, other processes when a sign of them is late.
+    A worker is known by its lock in scratch at once; other processes, and workers whose locks
+    cannot be looked at, when a sign of them is late.
     """
     host = host_name()
     here = [
@@ -31,14 +32,18 @@ def gone_services(
     ]
     if not here:
         return frozenset()
-    living = set()
+    living: list[str] | None = []
     if settings is not None:
-        living.update(living_owners(host_scratch(settings.pipeline.paths.scratch_dir)))
+        living = visible_owners(host_scratch(settings.pipeline.paths.scratch_dir))
     return frozenset(
         each
         for each in here
-        if (each.kind is ServiceKind.WORKER and given_worker_id(each.name) not in living)
-        or now - each.seen_at > _LATE_SECONDS
+        if now - each.seen_at > _LATE_SECONDS
+        or (
+            each.kind is ServiceKind.WORKER
+            and living is not None
+            and given_worker_id(each.name) not in living
+        )
     )
 
 
