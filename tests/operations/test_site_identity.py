@@ -20,10 +20,17 @@ from typer.testing import CliRunner
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.main import app
-from absurd_contimg.operations.services import initialise, serve, site_identity, take_queue
+from absurd_contimg.operations.services import (
+    initialise,
+    note_restored,
+    require_only_registry,
+    serve,
+    site_identity,
+    take_queue,
+)
 from absurd_contimg.operations.services.site_gate import SiteGate
 from absurd_contimg.operations.services.site_identity import require_own_site
-from absurd_contimg.products.site_file import SITE_NAME, SiteFile, replace_site_file
+from absurd_contimg.products.site_file import SITE_NAME, SiteFile, read_site_file, replace_site_file
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.settings import Settings, load_settings
@@ -77,6 +84,55 @@ async def test_a_worker_with_another_registry_is_refused(url: str, tmp_path: Pat
     Database(site(url, output, other).registry_url).close()
     with pytest.raises(SettingError, match="registry"):  # nor one that is there
         await join(site(url, output, other))
+
+
+async def test_a_further_queue_joins_only_the_site_of_the_others(url: str, tmp_path: Path) -> None:
+    """Its worker started with another registry, and the output folder said then that it is that.
+
+    After a restoration, or as an earlier version left it, the folder says nothing of registries.
+    """
+    output = tmp_path / "out"
+    first, second = site(url, output), site(url, output, tmp_path / "second")
+    await join(first)
+    async with PostgresBackend(url) as backend:
+        await backend.create_queue("q-reprocessing")
+    mark = read_site_file(output)
+    assert mark is not None
+    for content in (mark, SiteFile(mark.site)):
+        replace_site_file(output, content)
+        with pytest.raises(SettingError, match=r"belongs to a site with the registry .*/state/"):
+            await serve(second, True, ["q-reprocessing"])
+        assert read_site_file(output) == content
+    assert not (tmp_path / "second").exists()
+    disk = (output / SITE_NAME).rename(tmp_path / "mark")
+    with pytest.raises(SettingError, match="has lost its identity"):
+        await serve(first, True, ["q-reprocessing"])
+    disk.rename(output / SITE_NAME)
+    assert await serve(first, True, ["q-reprocessing"]) == 0
+    async with PostgresBackend(url) as backend:
+        await take_queue(backend, second)
+    assert await serve(second, True, ["q-reprocessing"]) == 0
+
+
+async def test_a_copy_of_the_registry_is_another_one(url: str, tmp_path: Path) -> None:
+    """While the first is there: it serves the same site, and both would be written."""
+    output, copy = tmp_path / "out", tmp_path / "copy"
+    await join(site(url, output))
+    shutil.copytree(tmp_path / "state", copy)
+    async with PostgresBackend(url) as backend:
+        await backend.create_queue("further")
+    before = (output / SITE_NAME).read_text()
+    for queue in ("q", "further"):
+        with pytest.raises(SettingError, match="registry"):
+            await join(site(url, output, copy, queue_name=queue))
+    with pytest.raises(SettingError, match="registry"):  # nor is one restored beside it
+        require_only_registry(site(url, output, copy))
+    assert (output / SITE_NAME).read_text() == before
+    shutil.rmtree(tmp_path / "state")
+    require_only_registry(site(url, output, copy))
+    note_restored(site(url, output, copy), ["q"])
+    assert f"{copy}/registry" in (output / SITE_NAME).read_text()
+    await join(site(url, output, copy))
 
 
 @pytest.mark.parametrize("command", [["spawn", "--now"], ["run"], ["daemon", "--once"], ["worker"]])

@@ -92,12 +92,16 @@ class QueueSites:
 
     async def of_queues(self, queues: Iterable[str]) -> dict[str, QueueSite] | None:
         """What is recorded of the queues, by name; None if nothing can be recorded."""
-        query = (
-            b"select queue_name, site, output_dir, registry from absurd.contimg_sites"
-            b" where queue_name = any(%s)"
-        )
+        recorded, wanted = await self.all(), set(queues)
+        if recorded is None:
+            return None
+        return {name: each for name, each in recorded.items() if name in wanted}
+
+    async def all(self) -> dict[str, QueueSite] | None:
+        """What is recorded of all queues, by name; None if nothing can be recorded."""
+        query = b"select queue_name, site, output_dir, registry from absurd.contimg_sites"
         try:
-            rows = await self._database.rows(QueueSite, query, list(queues))
+            rows = await self._database.rows(QueueSite, query)
         except BackendError as error:
             if error.sqlstate not in _NOT_THERE:
                 raise

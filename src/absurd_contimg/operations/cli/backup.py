@@ -61,12 +61,17 @@ def restore(
         require_stopped,
         restore_backup,
     )
-    from absurd_contimg.operations.services import database_url
-    from absurd_contimg.products.site_file import SiteFile, read_site, replace_site_file
+    from absurd_contimg.operations.services import (
+        database_url,
+        note_restored,
+        require_only_registry,
+    )
+    from absurd_contimg.products.site_file import read_site
     from absurd_contimg.registry.database import exists
 
     settings = state.settings()
     require_stopped(settings.registry_url, datetime.now(UTC))
+    require_only_registry(settings)
     url = database_url(settings, may_be_new=True)
     output = settings.pipeline.paths.output_dir
     site = read_site(output)
@@ -77,8 +82,7 @@ def restore(
 
     registry_url = settings.registry_url
     restored = restore_backup(url, registry_url, folder.absolute(), force=force, check=check)
-    if site is not None:  # the next process that starts says where database and registry are
-        replace_site_file(output, SiteFile(site))
+    note_restored(settings, queue_names(settings.queue_name))
     text = f"Restored as of {restored.created_at}."
     if not output.is_dir():
         text += f" The products are in no backup: put them into {output}."

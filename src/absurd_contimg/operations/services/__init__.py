@@ -74,7 +74,12 @@ if TYPE_CHECKING:
     from absurd_contimg.operations.services.service_state import LoopState
     from absurd_contimg.operations.services.service_watch import reported
     from absurd_contimg.operations.services.site_clock import read_site_time
-    from absurd_contimg.operations.services.site_identity import require_own_site, take_queue
+    from absurd_contimg.operations.services.site_identity import (
+        note_restored,
+        require_only_registry,
+        require_own_site,
+        take_queue,
+    )
     from absurd_contimg.operations.services.source_light_curves import (
         find_source,
         light_curve,
@@ -128,6 +133,7 @@ __all__ = [
     "light_curves",
     "make_policy",
     "named_items",
+    "note_restored",
     "open_backend",
     "open_registry",
     "open_tables",
@@ -142,6 +148,7 @@ __all__ = [
     "release",
     "reopen_group",
     "reported",
+    "require_only_registry",
     "require_own_site",
     "retry_all_failed",
     "retry_failed",

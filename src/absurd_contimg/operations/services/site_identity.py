@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.backends.postgres.queue_sites import QueueSite
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.errors import AwayError, SettingError
+from absurd_contimg.errors import AwayError, SettingError, UserError
 from absurd_contimg.execution.host_scratch import host_name
-from absurd_contimg.execution.stage import stage_queues
+from absurd_contimg.ingest.batches import pipeline_queues
 from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.site_file import (
     SITE_NAME,
@@ -76,8 +76,8 @@ async def require_own_site(
     """
     if not isinstance(backend, PostgresBackend):
         return
-    recorded = await backend.sites.of_queues(queues)
-    if recorded is None:
+    everything = await backend.sites.all()
+    if everything is None:
         _log.warning(
             "it is not checked that all processes of queue %s have the same output folder and "
             "registry: the database has no table absurd.contimg_sites that this user may use. "
@@ -86,7 +86,11 @@ async def require_own_site(
         )
         return
     place = _Place.of(settings)
+    recorded = {queue: everything[queue] for queue in queues if queue in everything}
     await asyncio.to_thread(_require_same, settings, place, recorded, queues)
+    if recorded.keys() != set(queues):
+        others = [each for each in everything.values() if each.queue_name not in recorded]
+        await asyncio.to_thread(_require_joins_others, settings, place, others)
     if not joins:
         return
     known = next((each.site for each in recorded.values()), None)
@@ -109,12 +113,11 @@ async def require_own_site(
 
 
 async def take_queue(backend: Backend, settings: Settings) -> None:
-    """Let the queue of the settings and those of its stages belong to the site of the settings."""
+    """Let the queues of the settings belong to their site: the main one, of stages, of batches."""
     if not isinstance(backend, PostgresBackend):
         return
     known = await backend.list_queues()
-    wanted = (settings.queue_name, *stage_queues(settings.queue_name).values())
-    queues = [queue for queue in wanted if queue in known]
+    queues = pipeline_queues(settings.queue_name, known)
     recorded = await backend.sites.of_queues(queues)
     if recorded is not None:
         await backend.sites.forget(queues)
@@ -135,6 +138,27 @@ async def take_queue(backend: Backend, settings: Settings) -> None:
     await require_own_site(backend, settings, queues)
 
 
+def require_only_registry(settings: Settings) -> None:
+    """Raise `SettingError` if the site of the output folder has another registry on this host.
+
+    A restoration would give it a second one.
+    """
+    place = _Place.of(settings)
+    mark = read_site_file(place.folder)
+    if mark is None or mark.registry is None:
+        return
+    if _is_copied_registry(settings.registry_url, place, mark.registry, mark.site):
+        raise _second_site(place, "registry", mark.registry, place.registry)
+
+
+def note_restored(settings: Settings, queues: Sequence[str]) -> None:
+    """Let the output folder name registry and database as they are after a restoration."""
+    place = _Place.of(settings)
+    if (mark := read_site_file(place.folder)) is not None:
+        databases = dict.fromkeys(queues, place.database)
+        replace_site_file(place.folder, SiteFile(mark.site, place.registry, databases))
+
+
 def _require_same(
     settings: Settings, place: _Place, recorded: dict[str, QueueSite], queues: Sequence[str]
 ) -> None:
@@ -143,18 +167,29 @@ def _require_same(
         _require_same_places(settings, place, mark, [q for q in queues if q not in recorded])
     for record in recorded.values():
         if mark is None and place.output_dir == record.output_dir:
-            raise SettingError(
-                f"The output folder {place.folder} has lost its identity {SITE_NAME}, which it had "
-                f"as that of queue {record.queue_name!r}: its disk seems to be away.",
-                "Mount it. If all products are lost, to begin with an empty folder: contimg db "
-                "init --this-site",
-            )
+            raise _lost_identity(place, record)
         if mark is None or mark.site != record.site or _is_copy(place.folder, record):
             raise _foreign("output folder", record.queue_name, record.output_dir, place.output_dir)
         if mark.registry is not None:
             _require_used_folder(settings.registry_url, place, record)
         if not _is_same_registry(settings.registry_url, place, record):
             raise _foreign("registry", record.queue_name, record.registry, place.registry)
+
+
+def _require_joins_others(settings: Settings, place: _Place, others: Sequence[QueueSite]) -> None:
+    """Raise `SettingError` if other queues of the output folder's site have another registry.
+
+    What the folder itself says of it may be missing, and a further queue is recorded nowhere yet.
+    """
+    mark = read_site_file(place.folder)
+    if mark is None:
+        for each in others:
+            if each.output_dir == place.output_dir:
+                raise _lost_identity(place, each)
+        return
+    of_site = [each for each in others if each.site == mark.site]
+    if of_site and not any(_is_same_registry(settings.registry_url, place, o) for o in of_site):
+        raise _second_site(place, "registry", of_site[0].registry, place.registry)
 
 
 def _require_same_places(
@@ -164,18 +199,35 @@ def _require_same_places(
 
     A database that knows `new_queues` not yet may be the site's own, at the place where it was.
     """
-    if mark.registry not in (None, place.registry) and not _serves(settings, mark.site):
+    if mark.registry not in (None, place.registry) and (
+        not _serves(settings.registry_url, mark.site)
+        or _is_copied_registry(settings.registry_url, place, str(mark.registry), mark.site)
+    ):
         raise _second_site(place, "registry", str(mark.registry), place.registry)
     for queue in new_queues:
         if mark.databases.get(queue, place.database) != place.database:
             raise _second_site(place, "database", mark.databases[queue], place.database)
 
 
-def _serves(settings: Settings, site: str) -> bool:
-    if not exists(settings.registry_url):
+def _serves(url: str, site: str) -> bool:
+    if not exists(url):
         return False
-    with closing(Database(settings.registry_url)) as database:
+    with closing(Database(url)) as database:
         return serves_site(database, site)
+
+
+def _is_copied_registry(url: str, place: _Place, recorded: str, site: str) -> bool:
+    """Whether the registry of the record is there as well, on this host, and is another one."""
+    head, colon, tail = recorded.partition(":")
+    host, file = (head, Path(tail)) if colon else ("", place.folder / head)
+    if recorded == place.registry or host not in ("", host_name()) or not file.is_file():
+        return False
+    with suppress(OSError):
+        if url.startswith(_SQLITE) and os.path.samefile(url.removeprefix(_SQLITE), file):
+            return False
+    with suppress(UserError):
+        return _serves(f"{_SQLITE}{file}", site)
+    return False
 
 
 def _note_places(place: _Place, site: str, queues: Sequence[str]) -> None:
@@ -212,7 +264,9 @@ def _is_same_registry(url: str, place: _Place, record: QueueSite) -> bool:
         if is_same_place:
             return True
         raise
-    return site == record.site or (site is None and is_same_place)
+    if site == record.site:
+        return not _is_copied_registry(url, place, record.registry, record.site)
+    return site is None and is_same_place
 
 
 def _require_used_folder(url: str, place: _Place, record: QueueSite) -> None:
@@ -249,6 +303,15 @@ def _on_this_host(path: Path) -> str:
 
 def _as_text(text: str) -> str:
     return text.encode(errors="replace").decode()
+
+
+def _lost_identity(place: _Place, record: QueueSite) -> SettingError:
+    return SettingError(
+        f"The output folder {place.folder} has lost its identity {SITE_NAME}, which it had "
+        f"as that of queue {record.queue_name!r}: its disk seems to be away.",
+        "Mount it. If all products are lost, to begin with an empty folder: contimg db "
+        "init --this-site",
+    )
 
 
 def _foreign(what: str, queue: str, theirs: str, ours: str) -> SettingError:
