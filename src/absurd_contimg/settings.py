@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -105,6 +106,7 @@ def load_settings(
     for name in ("smtp_password", "webhook_url", "api_token"):
         remember_secret(flat.get(name, ""))
     _check_registry(flat.get("registry_url") or "")
+    _check_webhook(flat.get("webhook_url", ""))
     paths = _paths(flat)
     config = _validated(pipeline, paths, origin_of)
     registry = flat.pop("registry_url", None) or str(paths.state_dir / "registry.sqlite3")
@@ -155,6 +157,33 @@ def _check_registry(text: str) -> None:
             "PIPELINE_PRODUCTS_DB is neither a plain path nor a known URL (its text may hold a "
             "password and is not shown).",
             "Use a file's path, sqlite:///PATH or postgresql://USER@HOST/DATABASE.",
+        )
+
+
+def _check_webhook(url: str) -> None:
+    """Refuse a URL to which nothing can be sent."""
+    problem = ""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if parts.scheme not in ("https", "http"):
+            problem = "it begins with neither https:// nor http://"
+        elif not host or " " in host:
+            problem = "it names no host"
+        elif parts.port == 0:
+            problem = "its port is 0"
+        elif not url.isprintable():
+            problem = "it has characters that cannot be printed"
+        host.encode("idna")
+    except UnicodeError:
+        problem = "its host has a name that no host can have"
+    except ValueError:
+        problem = "its host or its port (1 to 65535) is malformed"
+    if url and problem:
+        raise SettingError(
+            f"ABSURD_SLACK_WEBHOOK_URL is no URL of a webhook: {problem} (its text is secret and "
+            "not shown).",
+            "Write https://HOST/PATH or https://HOST:PORT/PATH.",
         )
 
 

@@ -31,6 +31,7 @@ from absurd_contimg.operations.alerts.receivers import (
 from absurd_contimg.operations.alerts.records import Look, Notice
 from absurd_contimg.operations.alerts.rules import make_rules
 from absurd_contimg.operations.alerts.service import AlertService
+from absurd_contimg.operations.cli.alerts import _send_all
 from absurd_contimg.registry.alerts import list_alerts
 from absurd_contimg.registry.database import Database
 from absurd_contimg.settings import load_settings
@@ -405,6 +406,13 @@ def test_receivers_come_from_the_variables_of_the_predecessor(tmp_path: Path) ->
         ({"ABSURD_SMTP_FROM": "(a@b"}, "email_from"),
         ({"ABSURD_SMTP_PASSWORD_FILE": "/nowhere/password"}, "/nowhere/password"),
         ({"ABSURD_SLACK_WEBHOOK_URL": "hooks.slack.com/x"}, "is no URL"),
+        ({"ABSURD_SLACK_WEBHOOK_URL": "https:///s3cret"}, "names no host"),
+        ({"ABSURD_SLACK_WEBHOOK_URL": "https://h:99999/s3cret"}, "port .1 to 65535"),
+        ({"ABSURD_SLACK_WEBHOOK_URL": "https://h:0/s3cret"}, "port is 0"),
+        ({"ABSURD_SLACK_WEBHOOK_URL": "https://h:x/s3cret"}, "port .1 to 65535"),
+        ({"ABSURD_SLACK_WEBHOOK_URL": "https://[::1/s3cret"}, "malformed"),
+        ({"ABSURD_SLACK_WEBHOOK_URL": "https://a..b/s3cret"}, "no host can have"),
+        ({"ABSURD_SLACK_WEBHOOK_URL": "https://h/\ud800s3cret"}, "cannot be printed"),
         (
             {
                 "ABSURD_SMTP_HOST": "mail.obs",
@@ -418,8 +426,9 @@ def test_receivers_come_from_the_variables_of_the_predecessor(tmp_path: Path) ->
 def test_receivers_that_cannot_be_used_are_refused(
     environment: dict[str, str], message: str
 ) -> None:
-    with pytest.raises(SettingError, match=message):
+    with pytest.raises(SettingError, match=message) as refused:
         make_receivers(load_settings(environment=environment))
+    assert "s3cret" not in str(refused.value)
 
 
 HOSTILE = ("\ud800", "a\0b", "x\r\nBcc: evil@x\r\n\r\nbody", "\x1b[2J\u202e", "x" * 2_000_000)
@@ -450,7 +459,22 @@ async def test_any_error_of_a_receiver_is_a_failed_attempt(
         await service.close()
         site.time += 1000
     assert len([text for text in caplog.messages if "not delivered" in text]) == 3
+    assert "OverflowError: " in caplog.text
+    assert "Group" not in caplog.text
     assert "s3cret" not in caplog.text
+
+
+async def test_group_that_a_receiver_raises_is_a_sentence_with_its_cause() -> None:
+    """``contimg alerts test`` ended in its traceback, and told nothing of the other receivers."""
+
+    class Breaks(Note):
+        async def send(self, message_id: str, notice: Notice) -> None:
+            raise ExceptionGroup(
+                "outer", [ExceptionGroup("inner", [OverflowError("port"), KeyError()])]
+            )
+
+    problems = await _send_all((Breaks("broken"), Note()))
+    assert problems == {"broken": "It has not taken the message (OverflowError: port).", "note": ""}
 
 
 def test_text_for_slack_calls_nobody() -> None:

@@ -116,6 +116,29 @@ def text_of(error: BaseException) -> str:
     return _text(lambda: shortened(str.__str__(str(error))), "str() of it")
 
 
+def reason_of(error: BaseException) -> str:
+    """The error's text, or its class where it has none, as Python's own timeouts have."""
+    return text_of(error).strip() or distinct_class_name(class_names(error)[0])
+
+
+def named_reason(error: BaseException) -> str:
+    """The class of the innermost error and its text: that of a group, say, tells no cause."""
+    error = _innermost(error)
+    name, text = distinct_class_name(class_names(error)[0]), text_of(error).strip()
+    return f"{name}: {text}" if text else name
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The first member of a group, of groups within it too; any other error is its own."""
+    for _ in range(_LINKS_MAX):
+        members = attribute(error, "exceptions", tuple) or (None,)
+        inner = members[0] if issubclass(type(error), BaseExceptionGroup) else None
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    return error
+
+
 def _traceback_of(error: BaseException) -> str:
     """Python prints no groups within hundreds of groups."""
     return _text(lambda: "".join(traceback.format_exception(error)), "printing its traceback")

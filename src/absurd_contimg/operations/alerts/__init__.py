@@ -1,6 +1,11 @@
 """Alerts: rules over the overview of a site, and messages that are delivered once."""
 
-from absurd_contimg.operations.alerts.receivers import DeliveryError, Receiver, make_receivers
+from absurd_contimg.operations.alerts.receivers import (
+    DeliveryError,
+    Receiver,
+    deliver,
+    make_receivers,
+)
 from absurd_contimg.operations.alerts.records import Notice, Rule
 from absurd_contimg.operations.alerts.rules import all_rules, make_rules
 from absurd_contimg.operations.alerts.watch import (
@@ -19,6 +24,7 @@ __all__ = [
     "Rule",
     "all_rules",
     "count_alerts",
+    "deliver",
     "look_once",
     "make_receivers",
     "make_rules",

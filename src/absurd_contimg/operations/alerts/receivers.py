@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import smtplib
 import socket
 import ssl
@@ -20,6 +21,7 @@ from email.utils import format_datetime
 from typing import Any, Protocol
 
 from absurd_contimg.config.alerts import AlertsConfig
+from absurd_contimg.core.evidence import named_reason
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.operations.alerts.records import Notice
 from absurd_contimg.operations.console import one_line, printable_lines
@@ -46,13 +48,22 @@ class Receiver(Protocol):
         """Deliver, or raise `DeliveryError`; the same id again is the same message."""
 
 
+async def deliver(receiver: Receiver, message_id: str, notice: Notice) -> None:
+    """`Receiver.send`, of which any error is a `DeliveryError`: it concerns this receiver alone."""
+    try:
+        await receiver.send(message_id, notice)
+    except DeliveryError:
+        raise
+    except Exception as error:  # libraries raise more than they document
+        reason = one_line(named_reason(error))
+        raise DeliveryError(f"It has not taken the message ({reason}).") from error
+
+
 def make_receivers(settings: Settings) -> tuple[Receiver, ...]:
     """All receivers of the settings; `SettingError` for those that cannot be used."""
     config = settings.pipeline.alerts
     receivers: list[Receiver] = []
     if settings.webhook_url:
-        if not settings.webhook_url.startswith(("https://", "http://")):
-            raise SettingError("ABSURD_SLACK_WEBHOOK_URL is no URL.", "It begins with https://")
         receivers.append(Webhook(settings.webhook_url, config.send_seconds))
     if settings.smtp_password and not config.smtp_tls and config.smtp_host not in _LOCAL_HOSTS:
         raise SettingError(
@@ -87,12 +98,18 @@ class Webhook:
             raise DeliveryError(
                 f"The webhook did not answer within {self.seconds_max:g} s."
             ) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise DeliveryError(
-                f"The webhook cannot be reached ({type(error).__name__}: {one_line(error)})."
-            ) from error
+        except Exception as error:  # httpx raises more than it documents, groups too
+            reason = one_line(self._without_secrets(named_reason(error)))
+            raise DeliveryError(f"The webhook cannot be reached ({reason}).") from error
         if not 200 <= status < 300:
             raise DeliveryError(f"The webhook answered with status {status}.")
+
+    def _without_secrets(self, text: str) -> str:
+        """All of the URL's path is secret, whatever part of it a text quotes."""
+        parts = re.split(r"[/?#&=]", self.url.partition("://")[2].partition("/")[2])
+        for secret in (self.url, *(part for part in parts if len(part) >= 4)):
+            text = text.replace(secret, "***")
+        return text
 
 
 def payload(message_id: str, notice: Notice) -> dict[str, Any]:
@@ -164,7 +181,7 @@ class Mailer:
                 session.send_message(mail)
         except (OSError, smtplib.SMTPException, ValueError) as error:
             raise DeliveryError(
-                f"{server} has not taken the message ({type(error).__name__}: {one_line(error)})."
+                f"{server} has not taken the message ({one_line(named_reason(error))})."
             ) from error
 
     @contextmanager

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from absurd_contimg.config.alerts import AlertsConfig
 from absurd_contimg.errors import AwayError
 from absurd_contimg.operations.alerts.evaluator import evaluate
-from absurd_contimg.operations.alerts.receivers import DeliveryError, Receiver
+from absurd_contimg.operations.alerts.receivers import DeliveryError, Receiver, deliver
 from absurd_contimg.operations.alerts.records import Look, Notice, Rule
 from absurd_contimg.operations.alerts.rules import REGISTRY_AWAY
 from absurd_contimg.operations.alerts.stored_states import (
@@ -142,13 +142,9 @@ class AlertService:
             if not await self._change(_noting(message, name, attempt)):
                 return
             try:
-                await receiver.send(message.message_id, message.notice)
+                await deliver(receiver, message.message_id, message.notice)
             except DeliveryError as error:
                 _log.warning("alert not delivered to %s, attempt %d: %s", name, number, error)
-                return
-            except Exception as error:  # noqa: BLE001 - libraries raise more than they document
-                kind = type(error).__name__  # the text may hold the URL, which is secret
-                _log.error("alert not delivered to %s, attempt %d: %s", name, number, kind)
                 return
             await self._change(_noting(message, name, None))
 

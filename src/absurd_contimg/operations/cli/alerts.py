@@ -203,7 +203,7 @@ def _show_evaluator(settings: Settings) -> None:
 
 async def _send_all(receivers: tuple[Receiver, ...]) -> dict[str, str]:
     """What was wrong with each receiver; empty: nothing."""
-    from absurd_contimg.operations.alerts import DeliveryError, Notice
+    from absurd_contimg.operations.alerts import DeliveryError, Notice, deliver
 
     fact = "This is a test: alerts of this site reach you."
     notice = Notice(
@@ -212,7 +212,7 @@ async def _send_all(receivers: tuple[Receiver, ...]) -> dict[str, str]:
 
     async def send(receiver: Receiver) -> str:
         try:
-            await receiver.send(uuid4().hex, notice)
+            await deliver(receiver, uuid4().hex, notice)
         except DeliveryError as error:
             return str(error)
         return ""
