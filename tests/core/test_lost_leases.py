@@ -466,3 +466,26 @@ async def test_worker_that_runs_until_idle_does_not_take_silence_for_idleness() 
     history = await backend.history(QUEUE, task.task_id)
     assert history is not None
     assert history.task.completed_payload == "done"
+
+
+async def test_error_without_a_text_is_named_by_its_class(
+    backend: Backend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line of a run that could not be given back in time ended in a colon."""
+    monkeypatch.setattr("absurd_contimg.core.worker._RELEASE_SECONDS", 0.2)
+    database, begun = Silent(backend), asyncio.Event()
+
+    async def handler(params: Any, ctx: TaskContext) -> Any:
+        database.answers.clear()
+        begun.set()
+        await asyncio.Event().wait()
+
+    task = await backend.spawn_task(QUEUE, "task", None)
+    worker = make_worker(database, handler)  # type: ignore[arg-type]
+    running = asyncio.create_task(worker.run())
+    await begun.wait()
+    worker.stop()
+    await running
+    history = await backend.history(QUEUE, task.task_id)
+    assert history is not None
+    assert f"run {history.runs[0].run_id} could not be released: TimeoutError" in caplog.messages

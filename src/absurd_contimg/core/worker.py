@@ -28,7 +28,7 @@ from absurd_contimg.core.errors import (
     RunReleased,
     ValueRefused,
 )
-from absurd_contimg.core.evidence import described
+from absurd_contimg.core.evidence import described, reason_of
 from absurd_contimg.core.failure_handling import FailureHandler, OnFailure
 from absurd_contimg.core.failures import POISON_RULE, Classifier, RetryHook
 from absurd_contimg.core.generic_rules import GENERIC_RULES
@@ -321,7 +321,7 @@ class Worker:
             await lease.retry_until_deadline(lambda: self._complete(claimed, result))
         except ControlFlow as reason:
             self._lost.add(claimed, ctx, reason)
-            _log.info("run %s %s: %s", claimed.run_id, reason.meaning, reason)
+            _log.info("run %s %s: %s", claimed.run_id, reason.meaning, reason_of(reason))
             if isinstance(reason, LeaseLost) and reason.refusal is not None:
                 lease.has_work = False
                 await self._handle_failure(claimed, ctx, reason.refusal)
@@ -384,7 +384,8 @@ class Worker:
         except (BackendError, ControlFlow) as refusal:
             # The lease expires, and another worker takes up the run; or the task is cancelled.
             self._lost.add(claimed, ctx, refusal)
-            _log.error("run %s: its failure could not be recorded: %s", claimed.run_id, refusal)
+            why = reason_of(refusal)
+            _log.error("run %s: its failure could not be recorded: %s", claimed.run_id, why)
         else:
             verdict, step = decision.verdict, ctx.current_step and f", step {ctx.current_step}"
             outcome = (decision.action, verdict.kind.value, verdict.rule_id)
@@ -402,7 +403,7 @@ class Worker:
                 await self._give_back(claimed.run_id)
         except (BackendError, ControlFlow, TimeoutError) as error:
             # Then its lease expires, or the next worker of this id releases it.
-            _log.warning("run %s could not be released: %s", claimed.run_id, error)
+            _log.warning("run %s could not be released: %s", claimed.run_id, reason_of(error))
         else:
             _log.info("released run %s", claimed.run_id)
 
@@ -412,7 +413,7 @@ class Worker:
             async with asyncio.timeout(_RELEASE_SECONDS):
                 await self._give_back(claimed.run_id, _UNKNOWN_TASK_SECONDS)
         except (BackendError, TimeoutError) as error:
-            _log.warning("run %s could not be released: %s", claimed.run_id, error)
+            _log.warning("run %s could not be released: %s", claimed.run_id, reason_of(error))
 
     async def _give_back(self, run_id: UUID, seconds: float | None = None) -> None:
         """Let others claim a run after so many seconds; None: before all that came after it."""

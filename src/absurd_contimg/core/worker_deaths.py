@@ -18,6 +18,7 @@ from absurd_contimg.core.errors import (
     BackendError,
     ControlFlow,
 )
+from absurd_contimg.core.evidence import reason_of
 from absurd_contimg.core.failures import PoisonStep
 from absurd_contimg.core.records import History, Json, Run
 from absurd_contimg.core.refusals import Refusal, meaning_of
@@ -94,7 +95,7 @@ async def note_death(backend: Backend, queue_name: str, orphan: Run) -> None:
     except (BackendError, ControlFlow) as error:
         if isinstance(error, BackendError) and meaning_of(error) is Refusal.PASSING:
             raise
-        _log.warning("a death in run %s was not noted: %s", orphan.run_id, error)
+        _log.warning("a death in run %s was not noted: %s", orphan.run_id, reason_of(error))
 
 
 async def require_survivors(session: RunSession, poison_limit: int) -> None:

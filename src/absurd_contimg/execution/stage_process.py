@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from absurd_contimg.config import PipelineConfig
-from absurd_contimg.core.evidence import Evidence, text_of
+from absurd_contimg.core.evidence import Evidence, named_reason, text_of
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import OutputError, UnfinishedInputError
 from absurd_contimg.execution.context import PipelineContext
@@ -152,10 +152,10 @@ def run_stage(
         except Exception as second:  # noqa: BLE001 - it must not hide the first error
             error.add_note(f"cleanup failed too: {second!r}")
         if full:
-            text = f"{shortage}. The stage said {type(error).__name__}: {error}"
+            text = f"{shortage}. The stage said {named_reason(error)}"
             raise OSError(errno.ENOSPC, text, str(full[0].folder)) from error
         if cut_off:
-            text = f"RLIMIT_FSIZE is reached. The stage said {type(error).__name__}: {error}"
+            text = f"RLIMIT_FSIZE is reached. The stage said {named_reason(error)}"
             raise OSError(errno.EFBIG, text, str(cut_off[0])) from error
         raise
     return provided

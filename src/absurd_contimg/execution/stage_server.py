@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from absurd_contimg.core.evidence import named_reason
 from absurd_contimg.secrets import without_secrets
 
 _START_SECONDS = 60.0
@@ -104,7 +105,7 @@ class StageServer:
                 self._process.kill()
             self._retire()  # an earlier server, which may still have stages, is not waited for
             raise StageServerError(
-                f"{type(error).__name__}: {error}; see {self._folder / 'output.log'}"
+                f"{named_reason(error)}; see {self._folder / 'output.log'}"
             ) from error
 
     async def _start(self, launch: Mapping[str, Any], pipe: int, output: int) -> ForkedStage:

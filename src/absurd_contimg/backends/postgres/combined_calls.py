@@ -15,6 +15,7 @@ from typing import Any
 
 from absurd_contimg.backends.postgres.connections import Connections
 from absurd_contimg.core.errors import BackendUnavailable, ControlFlow
+from absurd_contimg.core.evidence import reason_of
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class CombinedCalls:
         except BackendUnavailable as error:
             failure = error
         except (Exception, ControlFlow) as error:  # noqa: BLE001 - each call raises its own, alone
-            _log.debug("%d calls are made one by one: %s", len(calls), error)
+            _log.debug("%d calls are made one by one: %s", len(calls), reason_of(error))
         finally:
             self._ended()
         for (_, result), answer in zip(calls, answers, strict=True):

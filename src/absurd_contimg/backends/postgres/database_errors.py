@@ -21,6 +21,7 @@ from absurd_contimg.core.errors import (
     TaskCancelled,
     ValueRefused,
 )
+from absurd_contimg.core.evidence import reason_of
 
 _UNREACHABLE_CLASSES = ("08", "57P")
 """Connection exceptions, and the server shutting down or starting up."""
@@ -49,7 +50,7 @@ _OF_RIGHTS = {
 def raise_translated(error: psycopg.Error) -> NoReturn:
     """Raise what `core.errors` has for an error of psycopg."""
     state = error.sqlstate
-    message = error.diag.message_primary or str(error).strip()
+    message = error.diag.message_primary or str(error).strip() or reason_of(error)
     match state:
         case "AB001":
             raise TaskCancelled(message) from error
@@ -106,7 +107,7 @@ def unavailable(error: psycopg.Error) -> BackendUnavailable:
         if variables
         else "Check"
     )
-    text = str(error).strip()
+    text = str(error).strip() or reason_of(error)
     if is_malformed:
         text = re.sub(
             r'"[^\n]*"', '"***"', text

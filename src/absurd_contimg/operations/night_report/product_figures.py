@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from absurd_contimg.core.evidence import reason_of
 from absurd_contimg.errors import UserError
 from absurd_contimg.operations.night_report.facts import AntennaGain, ImageFigures
 from absurd_contimg.products.outputs import ContinuumImage
@@ -59,7 +60,7 @@ def read_gains(path: Path) -> tuple[Mapping[str, AntennaGain], tuple[str, ...], 
     except FileNotFoundError:
         return {}, (), f"the solutions {path} are no longer there"
     except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
-        return {}, (), f"the solutions {path} cannot be read: {error}"
+        return {}, (), f"the solutions {path} cannot be read: {reason_of(error)}"
     return solved, tuple(name for name in names if name not in solved), ""
 
 

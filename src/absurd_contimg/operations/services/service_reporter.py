@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 from absurd_contimg.core.errors import BackendError
+from absurd_contimg.core.evidence import reason_of
 from absurd_contimg.errors import AwayError
 from absurd_contimg.execution.disk_usage import disk_usage
 from absurd_contimg.execution.host_scratch import host_name
@@ -141,7 +142,7 @@ class ServiceReporter:
             async with asyncio.timeout(_CLOCK_SECONDS):
                 now = (await self.current_time()).timestamp()
         except (BackendError, TimeoutError) as error:
-            self._database_problem = f"The database does not answer: {error}".strip(": ")
+            self._database_problem = f"The database does not answer: {reason_of(error)}"
             return time.time() - self._offset
         self._database_problem = ""
         self._offset = (asked_at + time.time()) / 2 - now

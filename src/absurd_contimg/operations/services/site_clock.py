@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.errors import BackendError
+from absurd_contimg.core.evidence import reason_of
 from absurd_contimg.registry.service_records import CLOCK_OFFSET_SECONDS_MAX
 from absurd_contimg.settings import Settings
 
@@ -57,7 +58,7 @@ class SiteClock:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 there = (await self.current_time()).timestamp()
         except (BackendError, TimeoutError) as error:
-            _log.debug("the database does not tell its time: %s", error)
+            _log.debug("the database does not tell its time: %s", reason_of(error))
             return
         self._reading = there, (asked_at + self.monotonic()) / 2
         self._note_offset(time.time() - self.now())
