@@ -154,6 +154,29 @@ def test_every_command_that_works_for_a_queue_is_refused(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["retry", "--all-failed"], ["queue", "pause", "--reason=x"], ["maintenance", "run"], ["api"]],
+    ids=lambda command: command[0],
+)
+def test_no_command_changes_a_site_from_another_registry(
+    url: str, tmp_path: Path, command: list[str]
+) -> None:
+    """It acted on the tasks of the one site, and noted it with the other."""
+    settings = site(url, tmp_path / "out")
+    asyncio.run(join(settings))
+    before = (tmp_path / "out" / SITE_NAME).read_text()
+    options = [f"--input-dir={tmp_path / 'in'}", f"--output-dir={tmp_path / 'out'}", "--queue=q"]
+    clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+    environment = {**clean, "ABSURD_DATABASE_URL": url, "COLUMNS": "400"}
+    arguments = [*options, f"--state-dir={tmp_path / 'second'}", *command]
+    ended = CliRunner().invoke(app, arguments, env=environment)
+    assert isinstance(ended.exception, SettingError), ended.output
+    assert "belongs to a site with the registry" in str(ended.exception)
+    assert not (tmp_path / "second").exists()
+    assert (tmp_path / "out" / SITE_NAME).read_text() == before
+
+
 async def test_a_moved_site_goes_on(url: str, tmp_path: Path) -> None:
     """With its products, by a rename or a copy of which the original is gone."""
     await join(site(url, tmp_path / "a" / "out", tmp_path / "a" / "out" / "state"))

@@ -27,6 +27,7 @@ from absurd_contimg.operations.services import (
     open_backend,
     operator_name,
     reported,
+    require_registry_of_site,
 )
 from absurd_contimg.registry.service_records import ServiceKind
 from absurd_contimg.settings import Settings
@@ -50,7 +51,11 @@ def access_rules(settings: Settings, host: str, allowed_hosts: tuple[str, ...] =
 
 @asynccontextmanager
 async def open_production(settings: Settings) -> AsyncIterator[tuple[Site, Actions]]:
-    """The site of these settings and what can be done to it, also while its database is away."""
+    """The site of these settings and what can be done to it, also while its database is away.
+
+    Raises `SettingError` if the site of the output folder has another registry.
+    """
+    await asyncio.to_thread(require_registry_of_site, settings)
     with closing(SiteTables(settings)) as tables:
         try:
             await asyncio.to_thread(tables.made)

@@ -257,6 +257,16 @@ def with_backend(
     return asyncio.run(call())
 
 
+def with_site(
+    settings: Settings, work: Callable[[Backend], Awaitable[_T]], *, create: bool = True
+) -> _T:
+    """`with_backend` for what changes tasks or products: refused with another site's registry."""
+    from absurd_contimg.operations.services import require_registry_of_site  # noqa: PLC0415 - slow
+
+    require_registry_of_site(settings)
+    return with_backend(settings, work, create=create)
+
+
 def with_inspection(
     settings: Settings, file: Path | None, work: Callable[[Inspection], Awaitable[_T]]
 ) -> _T:
@@ -282,7 +292,7 @@ def with_actions(settings: Settings, work: Callable[[Actions], Awaitable[_T]]) -
         with closing(SiteTables(settings)) as tables:
             return await work(Actions(backend, tables, operator_name(), "command line"))
 
-    return with_backend(settings, call, create=False)
+    return with_site(settings, call, create=False)
 
 
 def require_registry(settings: Settings) -> None:

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
+from absurd_contimg.operations.cli.app import (
+    AsJson,
+    app,
+    print_json,
+    state,
+    with_backend,
+    with_site,
+)
 from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
@@ -77,7 +84,7 @@ def run(
     removed is noted: contimg registry check and contimg reprocess plan say so.
     """
     settings = state.settings()
-    done = with_backend(settings, lambda b: _run(settings, b, raw_files, after_idle), create=False)
+    done = with_site(settings, lambda b: _run(settings, b, raw_files, after_idle), create=False)
     if as_json:
         print_json(done)
         return

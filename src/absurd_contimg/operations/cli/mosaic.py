@@ -23,7 +23,7 @@ from absurd_contimg.operations.cli.app import (
     print_json,
     require_registry,
     state,
-    with_backend,
+    with_site,
 )
 from absurd_contimg.operations.cli.times import parse_time
 from absurd_contimg.operations.console import cell, console, message_line
@@ -130,7 +130,7 @@ def make(
     async def spawn(backend: Backend) -> list[SpawnedTask]:
         return [await spawn_mosaic(backend, settings, item, again=again) for item in possible]
 
-    tasks = with_backend(settings, spawn) if possible else []
+    tasks = with_site(settings, spawn) if possible else []
     if as_json:
         spawned = [
             {"window_id": item.window_id, "task_id": task.task_id, "created": task.created}

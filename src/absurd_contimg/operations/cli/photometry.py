@@ -22,7 +22,7 @@ from absurd_contimg.operations.cli.app import (
     print_json,
     require_registry,
     state,
-    with_backend,
+    with_site,
 )
 from absurd_contimg.operations.console import cell, console
 from absurd_contimg.settings import Settings
@@ -337,4 +337,4 @@ def _spawn(settings: Settings, name: str) -> SpawnedTask:
             number += 1
             options = replace(options, idempotency_key=f"{first_key}#{number}")
 
-    return with_backend(settings, spawn)
+    return with_site(settings, spawn)

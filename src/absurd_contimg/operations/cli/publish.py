@@ -23,7 +23,7 @@ from absurd_contimg.operations.cli.app import (
     print_json,
     require_registry,
     state,
-    with_backend,
+    with_site,
 )
 from absurd_contimg.operations.cli.times import utc_of
 from absurd_contimg.operations.console import cell, console, counted, message_line
@@ -128,7 +128,7 @@ def publish_retry(
             for publication in publications
         ]
 
-    retried = with_backend(settings, retry, create=False) if publications else []
+    retried = with_site(settings, retry, create=False) if publications else []
     if as_json:
         print_json([asdict(each) for each in retried])
         return
@@ -279,7 +279,7 @@ def _spawn(
     async def spawn(backend: Backend) -> SpawnedTask:
         return await backend.spawn_task(settings.queue_name, name, params, options)
 
-    return with_backend(settings, spawn)
+    return with_site(settings, spawn)
 
 
 @contextmanager

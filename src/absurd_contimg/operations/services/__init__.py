@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         note_restored,
         require_only_registry,
         require_own_site,
+        require_registry_of_site,
         take_queue,
     )
     from absurd_contimg.operations.services.source_light_curves import (
@@ -150,6 +151,7 @@ __all__ = [
     "reported",
     "require_only_registry",
     "require_own_site",
+    "require_registry_of_site",
     "retry_all_failed",
     "retry_failed",
     "retry_publication",

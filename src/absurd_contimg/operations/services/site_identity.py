@@ -138,6 +138,16 @@ async def take_queue(backend: Backend, settings: Settings) -> None:
     await require_own_site(backend, settings, queues)
 
 
+def require_registry_of_site(settings: Settings) -> None:
+    """Raise `SettingError` if the site of the output folder has another registry.
+
+    Asks no database: for what is to work also while that is away.
+    """
+    place = _Place.of(settings)
+    if (mark := read_site_file(place.folder)) is not None:
+        _require_same_places(settings, place, mark, [])
+
+
 def require_only_registry(settings: Settings) -> None:
     """Raise `SettingError` if the site of the output folder has another registry on this host.
 
