@@ -16,6 +16,7 @@ from toy_stages import request_for
 
 from absurd_contimg.execution.executor import IsolatedStageExecutor, StageFailed, no_environment
 from absurd_contimg.execution.fallback import ONE_THREAD, with_fallbacks
+from absurd_contimg.execution.lease_watchdog import living_members
 from absurd_contimg.execution.stage_server import StageServer
 
 
@@ -32,6 +33,10 @@ def executor(server: StageServer) -> IsolatedStageExecutor:
 def server_pid(server: StageServer) -> int:
     assert server._process is not None
     return server._process.pid
+
+
+def children_of(pid: int) -> list[int]:
+    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 async def test_stages_have_what_the_server_has_imported(
@@ -109,6 +114,28 @@ async def test_server_that_is_killed_ends_no_stage(
         with pytest.raises(StageFailed, match="killed at its deadline"):
             await running
     await executor(server).execute(request_for(tmp_path))
+    assert server_pid(server) != first
+
+
+async def test_stage_whose_server_stands_still_ends_at_its_deadline(
+    tmp_path: Path, server: StageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are stopped (SIGSTOP), and killed: a server that stands still reaps no stage."""
+    monkeypatch.setattr("absurd_contimg.execution.stage_server._REPORT_SECONDS", 0.3)
+    await executor(server).execute(request_for(tmp_path))
+    first = server_pid(server)
+    request = request_for(tmp_path, "hang", deadline=1.0)
+    running = asyncio.create_task(executor(server).execute(request))
+    while not (request.scratch / "product").exists():
+        await asyncio.sleep(0.01)
+    os.kill(first, signal.SIGSTOP)
+    (stage,) = children_of(first)
+    os.kill(stage, signal.SIGSTOP)
+    with pytest.raises(StageFailed, match="killed at its deadline"):
+        async with asyncio.timeout(10.0):
+            await running
+    assert living_members(first) == living_members(stage) == []
+    assert (await executor(server).execute(request_for(tmp_path))).product is not None
     assert server_pid(server) != first
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import ParamSpec, Protocol, TypeVar, TypeVarTuple, Unpack
 
 from absurd_contimg.execution.lease_watchdog import kill_members
+from absurd_contimg.execution.stage_server import ForkedStage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,7 +52,7 @@ async def end_stage(process: StageProcess, mark: bytes) -> None:
             _log.error("processes %s of a stage ignore SIGKILL; no longer waiting", living)
             return
         await asyncio.sleep(_POLL_SECONDS)
-    await process.wait()
+    await (process.collect() if isinstance(process, ForkedStage) else process.wait())
 
 
 async def completed(work: Awaitable[T]) -> T:

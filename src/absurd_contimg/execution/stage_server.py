@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -16,15 +17,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 from absurd_contimg.core.evidence import named_reason
 from absurd_contimg.secrets import without_secrets
 
+_log = logging.getLogger(__name__)
+
 _START_SECONDS = 60.0
 """Imports from a cold or busy disk take tens of seconds."""
 _END_SECONDS = 10.0
+_REPORT_SECONDS = 10.0
+"""Of a server for the end of a stage: it first ends what others have left, and may wait for CPU."""
 _RENEWAL_SECONDS = 86_400.0
 """CASA's leap-second table has the date of the server's start."""
 
@@ -40,9 +46,14 @@ class ForkedStage:
     """A stage process that the server has forked; as `asyncio.subprocess.Process`, in part."""
 
     def __init__(
-        self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        pid: int,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        server: subprocess.Popen[bytes],
     ) -> None:
         self.pid = pid
+        self._server = server
         self.returncode: int | None = None
         self._reader = reader
         self._writer = writer
@@ -59,6 +70,24 @@ class ForkedStage:
             self.returncode = int(line) if line else -signal.SIGKILL
             self._writer.close()
         return self.returncode
+
+    async def collect(self) -> int:
+        """`wait` of a stage that is known to be dead.
+
+        A server that does not say so soon stands still, and is killed: it would not reap it ever.
+        Its other stages go on.
+        """
+        try:
+            async with asyncio.timeout(_REPORT_SECONDS):
+                return await self.wait()
+        except TimeoutError:
+            _log.warning("the stage server %d stands still and is killed", self._server.pid)
+            self._server.kill()
+            with suppress(subprocess.TimeoutExpired):  # blocked in the kernel: nobody waits for it
+                await asyncio.to_thread(self._server.wait, _END_SECONDS)
+            self.returncode = -signal.SIGKILL
+            self._writer.close()
+            return self.returncode
 
 
 class StageServer:
@@ -114,6 +143,8 @@ class StageServer:
             if self._process is None or old or self._process.poll() is not None:
                 await asyncio.to_thread(self._launch)
         assert self._control is not None
+        assert self._process is not None
+        server = self._process
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self._control, [b"s"], [theirs.fileno(), pipe, output])
@@ -125,7 +156,7 @@ class StageServer:
         except BaseException:
             writer.close()
             raise
-        return ForkedStage(pid, reader, writer)
+        return ForkedStage(pid, reader, writer, server)
 
     def _launch(self) -> None:
         self._retire()
