@@ -252,6 +252,7 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "NUL": lambda: "a\0b",
     "surrogate": lambda: {"\ud800": 1},
     "key that is a tuple": lambda: {(1, 2): 3},
+    "keys that coincide": lambda: {"a": [{1: "a", "1": "b"}]},
     "mapping that fails": lambda: HostileMapping(a=1),
     "set": lambda: {1},
     "17 MB": lambda: "x" * 17 * 2**20,

@@ -20,8 +20,9 @@ from uuid import UUID
 
 from absurd_contimg.core.backend import CALLS, Backend
 from absurd_contimg.core.errors import ValueRefused
+from absurd_contimg.core.foreign_objects import ask
 from absurd_contimg.core.records import SpawnOptions, State
-from absurd_contimg.core.row_values import JSON_DEPTH_MAX, json_text
+from absurd_contimg.core.row_values import JSON_DEPTH_MAX, json_text, key_problem
 from absurd_contimg.core.task_queries import TaskFilter
 
 INTEGER_MAX = 2**31 - 1
@@ -304,10 +305,17 @@ def json_problem(value: object) -> str | None:
                 return f"holds {each!r}, which JSON does not have"
             if isinstance(each, str) and _REFUSED_CHARACTERS.search(_PAIR.sub("", each)):
                 return f"holds NUL or half a surrogate pair: {ascii(each)[:80]}"
+            if isinstance(each, Mapping) and (problem := _problem_of_keys(each)):
+                return problem
         level = [inner for each in level for inner in _members(each)]
         if not level:
             return None
     return f"has more than {JSON_DEPTH_MAX} levels"
+
+
+def _problem_of_keys(members: Mapping[Any, object]) -> str | None:
+    """`key_problem`; of keys that are no JSON at all, its encoder says so."""
+    return ask(lambda: key_problem(members), lambda _: None)
 
 
 def _members(value: object) -> list[object]:

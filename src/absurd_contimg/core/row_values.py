@@ -78,6 +78,8 @@ def json_text(value: _T, encode: Callable[[_T], str]) -> str:
 
     def encoded() -> str:
         text = encode(value)
+        if "{" in text:
+            _require_distinct_keys(value)
         if len(text) > JSON_DEPTH_MAX:
             _require_readable_text(text, value)
         return text
@@ -92,6 +94,33 @@ def _refuse_value(error: BaseException) -> NoReturn:
     if issubclass(type(error), Exception):
         raise error
     raise TypeError(f"a value is no JSON: its methods raise {type(error).__name__}") from error
+
+
+def _require_distinct_keys(value: object) -> None:
+    """Refuse an object of whose members JSON would keep one: with the keys 1 and "1", say."""
+    level = [value]
+    while level:
+        containers = _containers(level)
+        for each in containers:
+            if isinstance(each, Mapping) and (problem := key_problem(each)):
+                raise ValueRefused(f"this JSON cannot be stored: it {problem}.")
+        level = _members(containers)
+
+
+def key_problem(members: Mapping[Any, object]) -> str | None:
+    """Which keys are the same in JSON; None if all differ."""
+    if _STRINGS.issuperset(map(type, members)):
+        return None
+    seen: dict[str, object] = {}
+    for key in members:
+        text = str.__str__(key) if isinstance(key, str) else json.dumps(key)
+        if text in seen:
+            return f"has the keys {seen[text]!r:.80} and {key!r:.80}, which are the same in JSON"
+        seen[text] = key
+    return None
+
+
+_STRINGS = frozenset({str})
 
 
 def _require_readable_text(text: str, value: object) -> None:
@@ -133,9 +162,13 @@ def depth_of(value: object) -> int:
     depth, level = 0, _containers([value])
     while level and depth <= JSON_DEPTH_MAX:
         depth += 1
-        members = [each if isinstance(each, list | tuple) else each.values() for each in level]
-        level = _containers([item for inner in members for item in inner])
+        level = _containers(_members(level))
     return depth
+
+
+def _members(containers: list[Any]) -> list[Any]:
+    inner = [each if isinstance(each, list | tuple) else each.values() for each in containers]
+    return [item for each in inner for item in each]
 
 
 def _containers(values: list[Any]) -> list[Any]:
