@@ -27,6 +27,7 @@ import pytest
 import typer.main
 
 import absurd_contimg.operations
+from absurd_contimg.operations.cli.app import state
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.console import console, error_console
 from absurd_contimg.operations.program import main
@@ -57,6 +58,7 @@ def run_commands() -> None:
     """Run the program in this process, a fork, with `sys.argv`."""
     commands = built_commands()
     typer.main.get_command = lambda _app: commands
+    state.is_service = False  # an earlier command of the test's process may have been one
     main()
 
 

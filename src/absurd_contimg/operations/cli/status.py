@@ -123,10 +123,13 @@ def status(
     _show_hindrances(hindrances)
     names = [f"{name}{_silence(name, host, queue.context)}" for name in alive or ()]
     alive_text = "not known" if alive is None else ", ".join(map(cell, names)) or "none"
-    if alive is None or (names and locked is None):
-        known = "known by their records: " if names else ""
-        alive_text += f" ({known}their locks in {cell(paths.scratch_dir)} cannot be looked at)"
-    console.print(f"Workers of the pipeline alive on this host: {alive_text}", soft_wrap=True)
+    unseen = alive is None or (names and locked is None)
+    if unseen and names:
+        alive_text += " (known by their records)"
+    console.print(f"Workers of the pipeline alive on this host: {alive_text}")
+    if unseen:
+        text = f"The locks of workers in {cell(paths.scratch_dir)} cannot be looked at."
+        console.print(text, soft_wrap=True)
     _show_leases(queue)
     _show_slots(settings, hindrances)
     _show_notes(notes, host)
