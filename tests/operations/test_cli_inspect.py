@@ -1,4 +1,4 @@
-"""Inspection and retry: workers, failures, logs, `contimg retry`."""
+"""Inspection and retry: workers, logs, `contimg retry`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from absurd_contimg.execution.scratch import Janitor, ScratchOwner, living_owner
 from absurd_contimg.history.invariants.check import Violation
 from absurd_contimg.history.timeline import SECONDARY_TASKS
 from absurd_contimg.operations.cli import inspect
-from absurd_contimg.operations.cli.failure_table import RULES
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services.quarantine import to_be_retried
 from absurd_contimg.operations.services.worker_identity import unique_worker_id
@@ -34,7 +33,6 @@ from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.service_records import ServiceKind, ServiceRecord, store_service
 from absurd_contimg.workflows import photometry, publication
-from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 QUEUE = "dsa110-pipeline"
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
@@ -476,30 +474,6 @@ def test_logs_of_a_group_are_shown_without_the_database(tmp_path: Path) -> None:
     assert logs("G1", "--lines", "3").stdout.count("SEVERE image t-2") == 3
     assert logs("G1", "--stage", "flag", "--lines", "2").stdout.count("SEVERE flag t-1") == 2
     assert str(folder) in str(logs("G1", "--stage", "convert").exception)
-
-
-def test_failure_table_as_json_is_complete() -> None:
-    rules = json.loads(CliRunner().invoke(app, ["failures", "--json"]).stdout)
-    assert [rule["rule"] for rule in rules] == [rule.id for rule in RULES]
-    assert {rule.id for rule in CLASSIFIER.rules} < {rule["rule"] for rule in rules}
-    assert all(rule["what_to_do"] and rule["kind"] for rule in rules)
-
-
-@pytest.mark.parametrize("rule", [rule.id for rule in RULES])
-def test_rule_is_explained_with_what_happens_and_what_to_do(rule: str) -> None:
-    shown = CliRunner().invoke(app, ["failures", rule]).stdout
-    (known,) = [each for each in RULES if each.id == rule]
-    assert shown.startswith(f"{rule}: {known.kind}")
-    assert "What happens: it " in shown
-    assert known.advice in shown
-
-
-def test_part_of_a_rule_or_a_misspelt_one_leads_on() -> None:
-    shown = CliRunner().invoke(app, ["failures", "casa-"]).stdout
-    assert "casa-disk-full: resource" in shown
-    assert "casa-memory: resource" in shown
-    with pytest.raises(SettingError, match="Did you mean data-quality"):
-        CliRunner().invoke(app, ["failures", "data-qualty"], catch_exceptions=False)
 
 
 def test_earlier_name_of_respawn_is_refused_with_the_new_one() -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.operations.cli.main import app
-from absurd_contimg.operations.services.product_comparison import compare_sources
+from absurd_contimg.operations.services.image_comparison import compare_sources
 from absurd_contimg.products.manifest import InputEntry, Manifest, file_entries, write_manifest
 from absurd_contimg.products.outputs import (
     CalibrateApplyOutputs,

@@ -109,7 +109,7 @@ def _require_distinct_keys(value: object) -> None:
 
 def key_problem(members: Mapping[Any, object]) -> str | None:
     """Which keys are the same in JSON; None if all differ."""
-    if _STRINGS.issuperset(map(type, members)):
+    if set(map(type, members)) <= {str}:
         return None
     seen: dict[str, object] = {}
     for key in members:
@@ -118,9 +118,6 @@ def key_problem(members: Mapping[Any, object]) -> str | None:
             return f"has the keys {seen[text]!r:.80} and {key!r:.80}, which are the same in JSON"
         seen[text] = key
     return None
-
-
-_STRINGS = frozenset({str})
 
 
 def _require_readable_text(text: str, value: object) -> None:

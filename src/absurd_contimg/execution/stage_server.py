@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from absurd_contimg.core.evidence import named_reason
+from absurd_contimg.execution.process_state import lives
 from absurd_contimg.secrets import without_secrets
 
 _log = logging.getLogger(__name__)
@@ -217,12 +218,5 @@ def module_path() -> list[str]:
 
 def _await_end(pid: int) -> None:
     """Wait for the end of a process that is no child of this one."""
-    while True:
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                state = file.read().rpartition(b")")[2].split()[0]
-        except OSError:
-            return
-        if state in b"ZX":
-            return
+    while lives(pid):
         time.sleep(0.02)

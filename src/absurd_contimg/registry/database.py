@@ -265,17 +265,15 @@ class Database:
         else:
             make_private(path.absolute().parent)
             # Switching to WAL never waits for other processes, so a lock of our own does.
-            with (
-                LOCAL.locked(path.with_name(path.name + ".lock")),
-                _private_file(path),
-                self._engine.connect() as connection,
-            ):
-                driver: Any = connection.connection.driver_connection
-                driver.execute("pragma journal_mode = wal").fetchall()
-                # A table that others refer to is replaced; the keys are checked at the end.
-                driver.execute("pragma foreign_keys = off")
-                with connection.begin():
-                    self._bring_up_to_date(connection)
+            with LOCAL.locked(path.with_name(path.name + ".lock")):
+                _make_private_file(path)
+                with self._engine.connect() as connection:
+                    driver: Any = connection.connection.driver_connection
+                    driver.execute("pragma journal_mode = wal").fetchall()
+                    # A table that others refer to is replaced; the keys are checked at the end.
+                    driver.execute("pragma foreign_keys = off")
+                    with connection.begin():
+                        self._bring_up_to_date(connection)
 
     def _bring_up_to_date(self, connection: Connection) -> None:
         """Make or migrate the tables, in one transaction: a kill in the middle changes nothing."""
@@ -328,12 +326,10 @@ class Database:
         )
 
 
-@contextmanager
-def _private_file(path: Path) -> Iterator[None]:
+def _make_private_file(path: Path) -> None:
     """SQLite gives its log and its index the mode of the file, and who may read them may lock."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    yield
 
 
 def exists(url: str) -> bool:

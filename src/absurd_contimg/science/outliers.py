@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ROUNDS = ((1, 1, 3.0), (3, 1, 3.0), (5, 2, 2.0), (7, 3, 2.0), (7, 3, 2.0))
-"""Of fitting a mean spectrum: pieces, their degree, and the cut-off above the fit in sigma."""
+"""Of fitting a mean spectrum: pieces, their degree, and the cut-off above the fit in sigma.
+
+With `_LINE`, what tfcrop does by default: maxnpieces 7, freqfit poly, timefit line."""
 _LINE = ((1, 1, 3.0), (1, 1, 3.0), (1, 1, 2.0), (1, 1, 2.0), (1, 1, 2.0))
 """Of fitting what is left over time."""
 _SMOOTHED = 2

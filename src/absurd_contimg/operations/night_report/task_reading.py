@@ -7,7 +7,7 @@ from typing import Any
 
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.records import History
-from absurd_contimg.history.metrics import measure
+from absurd_contimg.history.metrics import loss_cause, measure
 from absurd_contimg.history.stage_tasks import STAGE_PREFIX, with_stage_tasks
 from absurd_contimg.history.summary import TaskSummary, summarize
 from absurd_contimg.history.timeline import SECONDARY_TASKS, StepStart, group_in, step_starts
@@ -101,7 +101,7 @@ def operations_facts(
         steps = step_starts(history)
         starts += len(steps)
         for number, start in enumerate(steps):
-            if start.outcome in ("done", "running"):
+            if loss_cause(start.outcome) is None:
                 continue
             wasted += 1
             seconds += _lost_seconds(start, steps[number + 1 :], longest.get(start.step, 0.0))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from absurd_contimg.execution.host_scratch import host_name, host_scratch
+from absurd_contimg.execution.process_state import lives
 from absurd_contimg.execution.scratch import visible_owners
 from absurd_contimg.operations.services import given_worker_id
 from absurd_contimg.registry.service_records import RENEWAL_SECONDS, ServiceKind, ServiceRecord
@@ -28,7 +27,7 @@ def gone_services(
     here = [
         each
         for each in records
-        if each.host == host and each.stopped_at is None and not _is_process(each.pid)
+        if each.host == host and each.stopped_at is None and not lives(each.pid)
     ]
     if not here:
         return frozenset()
@@ -45,18 +44,3 @@ def gone_services(
             and given_worker_id(each.name) not in living
         )
     )
-
-
-def _is_process(pid: int) -> bool:
-    """Whether there is such a process that has not ended; True where that cannot be seen."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    try:
-        fields = Path("/proc", str(pid), "stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return True
-    return fields[:1] != [b"Z"]  # one that has ended and whose parent has not asked for its end

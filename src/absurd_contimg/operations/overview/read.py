@@ -163,7 +163,7 @@ async def _note_standby(backend: PostgresBackend, problems: list[str]) -> None:
     except BackendError as error:
         if error.sqlstate != "25006":
             raise
-        problems.append(f"{error}")
+        problems.append(str(error))
 
 
 def wait_context(

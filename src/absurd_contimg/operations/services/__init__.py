@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     )
     from absurd_contimg.operations.services.database import database_url, initialise, open_backend
     from absurd_contimg.operations.services.disk_guard import worker_notes
+    from absurd_contimg.operations.services.image_comparison import (
+        ImageComparison,
+        ImageVersion,
+        compare_images,
+    )
     from absurd_contimg.operations.services.mosaic_plans import MosaicPlan, plan_of, spawn_mosaic
     from absurd_contimg.operations.services.new_sources import find_new_sources
     from absurd_contimg.operations.services.preconditions import (
         check_mosaic,
         check_spawn,
         check_worker,
-    )
-    from absurd_contimg.operations.services.product_comparison import (
-        ImageComparison,
-        ImageVersion,
-        compare_images,
     )
     from absurd_contimg.operations.services.publications import (
         RetriedPublication,

@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import MissingInputError, UserError
 from absurd_contimg.products.manifest import InputEntry, Manifest, read_manifest
@@ -27,6 +29,7 @@ from absurd_contimg.registry import Registry
 from absurd_contimg.registry.models import MeasurementSetRow
 from absurd_contimg.registry.newest_products import RegisteredProduct, products_of
 from absurd_contimg.regular_files import read_json
+from absurd_contimg.science.noise import robust_rms
 from absurd_contimg.similar_names import did_you_mean
 
 _KEY_DIGITS = 10
@@ -138,7 +141,7 @@ def _no_other(
             f"There is one image of {group_id} only: nothing to compare it with.",
             "Make another: contimg reprocess start. Retention may have removed an earlier one.",
         )
-    keys = ", ".join(image.key[:10] for image in images[:-1])
+    keys = ", ".join(image.key[:_KEY_DIGITS] for image in images[:-1])
     return MissingInputError(
         f"No earlier image of {group_id} has a key that begins with {with_key!r}.",
         f"There are {keys}.",
@@ -290,7 +293,7 @@ def compare_sources(old: Sequence[SourceCheck], new: Sequence[SourceCheck]) -> S
         tuple(sorted(before.keys() - after.keys())),
         tuple(sorted(after.keys() - before.keys())),
         middle,
-        None if middle is None else 1.4826 * median(abs(ratio - middle) for ratio in ratios),
+        robust_rms(np.array(ratios)) if ratios else None,
         median(shifts) if shifts else None,
         max(shifts, default=None),
     )
