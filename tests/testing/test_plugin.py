@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import os
 import re
 import subprocess
@@ -292,13 +293,31 @@ def test_a_step_with_another_name_in_each_attempt_is_told() -> None:
 
 
 def test_steps_in_another_order_are_told_uncut() -> None:
+    first = itertools.cycle(range(4))
+
     async def shuffles(_params: Any, ctx: TaskContext) -> None:
-        for name in sorted(("load", "check", "save", "send"), key=lambda _: uuid.uuid4()):
+        names, start = ("load", "check", "save", "send"), next(first)
+        for name in names[start:] + names[:start]:
             await ctx.step(name, partial(asyncio.sleep, 0.1))
 
     says = "its steps change between attempts: step '[a-z]+' has no .*not asked for: '[a-z]+'"
     with pytest.raises(AssertionError, match=says):
         explore_crashes(shuffles, {}, faults=["kill"])
+
+
+def test_a_finding_that_the_replay_does_not_repeat_is_told() -> None:
+    executions, first_recovery = itertools.count(1), 4  # after the baseline run, twice, and a kill
+
+    async def charges_twice(_params: Any, ctx: TaskContext) -> None:
+        await ctx.step("charge", lambda: outside("charge"))
+        if next(executions) == first_recovery:
+            await outside("charge")
+        await ctx.step("send", partial(asyncio.sleep, 0.1))
+
+    with pytest.raises(AssertionError) as caught:
+        explore_crashes(charges_twice, {}, faults=["kill"])
+    assert "charge" in str(caught.value).partition("process 1 of")[0]  # above the trace
+    assert "a second run of this future, which ended well" in str(caught.value)
 
 
 def test_the_timeout_of_a_wait_is_not_pythons_and_says_so() -> None:

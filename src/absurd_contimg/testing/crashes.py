@@ -22,6 +22,7 @@ from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSp
 from absurd_contimg.simulation.exploration.explorer import (
     FINDINGS_MAX,
     Exploration,
+    Finding,
     baseline,
     explore,
     replay,
@@ -120,10 +121,22 @@ def explore_crashes(
         test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0] or "THE_TEST"
         raise AssertionError(
             f"{len(findings)} of {exploration.futures} futures have violations (it stops at "
-            f"{FINDINGS_MAX}). The first of them:\n{replay(tested, first.schedule)}\n"
+            f"{FINDINGS_MAX}). The first of them:\n{_seen_again(tested, first)}\n"
             f"Replay: pytest -s {shlex.quote(test)} --absurd-faults {first.schedule_text}"
         )
     return exploration
+
+
+def _seen_again(spec: ExplorationSpec, finding: Finding) -> str:
+    """A finding with its trace; a handler that is random may do otherwise when it is replayed."""
+    replayed = replay(spec, finding.schedule)
+    if replayed.violations:
+        return str(replayed)
+    text = str(replace(replayed, violations=finding.violations))
+    return (
+        f"{text}\nThe trace is of a second run of this future, which ended well: the handler does "
+        "not do the same in every run. Look for random numbers, ids, times and the order of sets"
+    )
 
 
 def _check_baseline(spec: ExplorationSpec, ends: State) -> None:
