@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -98,13 +98,22 @@ def _refuse_value(error: BaseException) -> NoReturn:
 
 def _require_distinct_keys(value: object) -> None:
     """Refuse an object of whose members JSON would keep one: with the keys 1 and "1", say."""
-    level = [value]
-    while level:
-        containers = _containers(level)
-        for each in containers:
-            if isinstance(each, Mapping) and (problem := key_problem(each)):
+    unread: list[Any] = [value]
+    while unread:
+        each = unread.pop()
+        if isinstance(each, list | tuple):
+            items: Iterable[Any] = each
+        elif type(each) is dict or isinstance(each, Mapping):
+            if not _STRINGS.issuperset(map(type, each)) and (problem := key_problem(each)):
                 raise ValueRefused(f"this JSON cannot be stored: it {problem}.")
-        level = _members(containers)
+            items = each.values()
+        else:
+            continue
+        if not _SCALARS.issuperset(map(type, items)):
+            unread += items
+
+
+_STRINGS = frozenset({str})
 
 
 def key_problem(members: Mapping[Any, object]) -> str | None:
