@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from absurd_contimg.core.errors import ValueRefused
@@ -75,16 +76,16 @@ def json_text(value: _T, encode: Callable[[_T], str]) -> str:
 
     Values whose own methods raise what would end the process raise `TypeError`.
     """
+    return ask(partial(_encoded, value, encode), _refuse_value)
 
-    def encoded() -> str:
-        text = encode(value)
-        if "{" in text:
-            _require_distinct_keys(value)
-        if len(text) > JSON_DEPTH_MAX:
-            _require_readable_text(text, value)
-        return text
 
-    return ask(encoded, _refuse_value)
+def _encoded(value: _T, encode: Callable[[_T], str]) -> str:
+    text = encode(value)
+    if "{" in text:
+        _require_distinct_keys(value)
+    if len(text) > JSON_DEPTH_MAX:
+        _require_readable_text(text, value)
+    return text
 
 
 def _refuse_value(error: BaseException) -> NoReturn:
@@ -99,11 +100,13 @@ def _refuse_value(error: BaseException) -> NoReturn:
 def _require_distinct_keys(value: object) -> None:
     """Refuse an object of whose members JSON would keep one: with the keys 1 and "1", say."""
     unread: list[Any] = [value]
-    while unread:
-        each = unread.pop()
-        if isinstance(each, list | tuple):
+    for each in unread:  # which grows meanwhile
+        kind = type(each)
+        if kind in _SCALARS:
+            continue
+        if kind is not dict and isinstance(each, list | tuple):
             items: Iterable[Any] = each
-        elif type(each) is dict or isinstance(each, Mapping):
+        elif kind is dict or isinstance(each, Mapping):
             if not _STRINGS.issuperset(map(type, each)) and (problem := key_problem(each)):
                 raise ValueRefused(f"this JSON cannot be stored: it {problem}.")
             items = each.values()
