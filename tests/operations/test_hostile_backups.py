@@ -200,6 +200,14 @@ def test_a_site_that_was_never_used_gets_no_database(tmp_path: Path) -> None:
         assert not (tmp_path / "state").exists()
 
 
+def test_a_misspelt_backup_makes_no_database(tmp_path: Path) -> None:
+    clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+    options = [f"--output-dir={tmp_path}", f"--state-dir={tmp_path / 'state'}"]
+    refused = CliRunner(env=clean).invoke(app, [*options, "restore", str(tmp_path / "none")])
+    assert isinstance(refused.exception, UserError), refused.output
+    assert not (tmp_path / "state").exists()
+
+
 def test_a_restoration_is_alone(
     spawned_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

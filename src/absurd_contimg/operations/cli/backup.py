@@ -57,6 +57,7 @@ def restore(
     """
     from absurd_contimg.ingest.batches import queue_names
     from absurd_contimg.operations.maintenance import (
+        read_backup,
         require_no_other_queues,
         require_stopped,
         restore_backup,
@@ -70,6 +71,7 @@ def restore(
     from absurd_contimg.registry.database import exists
 
     settings = state.settings()
+    read_backup(folder.absolute())  # a misspelt folder makes no database
     require_stopped(settings.registry_url, datetime.now(UTC))
     require_only_registry(settings)
     url = database_url(settings, may_be_new=True)
