@@ -15,7 +15,10 @@ from typing import Any, NoReturn, cast
 
 from absurd_contimg.core.records import LIVE_STATES, History, Json, SpawnOptions, State
 from absurd_contimg.core.step_order_check import STEPS_CHANGED
-from absurd_contimg.history.invariants.world import world_never_stands_still
+from absurd_contimg.history.invariants.world import (
+    no_error_is_uncaught,
+    world_never_stands_still,
+)
 from absurd_contimg.history.summary import summarize
 from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
@@ -30,6 +33,8 @@ from absurd_contimg.simulation.exploration.explorer import (
 from absurd_contimg.simulation.exploration.outcome import Outcome
 from absurd_contimg.simulation.model.faults import ALL_FAULTS, FaultKind, parse_kind, parse_schedule
 from absurd_contimg.simulation.model.worker_factory import SETTINGS, AnyHandler, HandlerWorkers
+
+_ERRORS = no_error_is_uncaught.__name__
 
 only_schedule: str | None = None
 """Set by ``pytest --absurd-faults``: the only future that `explore_crashes` runs."""
@@ -192,6 +197,9 @@ def _check_end(
 ) -> None:
     """Raise `AssertionError` if the task has not ended as it should without any fault."""
     __tracebackhide__ = True
+    errors = [each.text for each in outcome.violations if each.invariant == _ERRORS]
+    if errors:
+        raise AssertionError("\n".join([*errors, "No fault was injected, and nobody caught this"]))
     history = _task_history(spec, histories)
     state = history.task.state
     if state in LIVE_STATES:

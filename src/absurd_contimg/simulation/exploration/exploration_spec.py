@@ -11,7 +11,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import Json, SpawnOptions
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.simulation.model.world import EPOCH, State, WorkerFactory, World
-from absurd_contimg.simulation.runtime.loop import instantly
+from absurd_contimg.simulation.runtime.loop import SimLoop, instantly
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Job:
 class ExternalInput:
     """Something that happens outside at a given time: an event, a spawned task, a larger disk.
 
-    A process that never dies does it, and not again in a future that begins after it.
+    A process of its own that never dies does it, and not again in a future that begins after it.
     """
 
     at_seconds: float
@@ -77,14 +77,15 @@ class ExplorationSpec:
 
     def schedule_external_inputs(self, world: World, since: float) -> None:
         """Let the external inputs that come after `since` happen at their times."""
-        inputs = [each for each in self.external_inputs if each.at_seconds >= since]
-        if not inputs:
-            return
-        process = world.process("outside", observed=False).process
+        for each in self.external_inputs:
+            if each.at_seconds >= since:
+                name = f"external input at {each.at_seconds:g} s"
+                process = world.process(name, observed=False).process
+                world.expect(each.at_seconds)
+                process.call_at(each.at_seconds, _start, process, each.act, world.direct_backend)
 
-        def start(act: Callable[[Backend], Awaitable[object]]) -> object:
-            return asyncio.ensure_future(act(world.direct_backend), loop=process)
 
-        for each in inputs:
-            world.expect(each.at_seconds)
-            process.call_at(each.at_seconds, start, each.act)
+def _start(
+    process: SimLoop, act: Callable[[Backend], Awaitable[object]], backend: Backend
+) -> object:
+    return asyncio.ensure_future(act(backend), loop=process)
