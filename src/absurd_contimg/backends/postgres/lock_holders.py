@@ -18,7 +18,11 @@ _ANSWER_SECONDS = 3.0
 _QUERY_CHARACTERS = 60
 
 _QUERY: LiteralString = """
-with holders as (
+with waiting as (
+  select distinct a.pid from pg_catalog.pg_locks l
+    join pg_catalog.pg_stat_activity a on a.pid = l.pid
+   where a.datname = current_database() and not l.granted
+), holders as (
   select l.pid from pg_catalog.pg_locks l
     join pg_catalog.pg_class c on c.oid = l.relation
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
@@ -26,19 +30,19 @@ with holders as (
      and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
      and l.mode in ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock')
   union
-  select pg_catalog.unnest(pg_catalog.pg_blocking_pids(pid)) from pg_catalog.pg_stat_activity
-   where datname = current_database() and wait_event_type = 'Lock'
+  select pg_catalog.unnest(pg_catalog.pg_blocking_pids(pid)) from waiting
 )
 select pid, coalesce(usename, '') as user_name, coalesce(application_name, '') as application,
        coalesce(client_addr::text, '') as client,
        extract(epoch from clock_timestamp() - coalesce(xact_start, backend_start))::float8
          as seconds,
-       coalesce(query, '') as query
+       case when backend_start is null then null else coalesce(query, '') end as query
   from pg_catalog.pg_stat_activity join holders using (pid)
- where pid <> pg_backend_pid() and wait_event_type is distinct from 'Lock'
- order by seconds desc
+ where pid <> pg_backend_pid() and pid not in (select pid from waiting)
+ order by seconds desc nulls last
 """
-# Who waits for a lock is not the cause, though others wait behind it.
+# Who waits for a lock is not the cause, though others wait behind it. That is taken from pg_locks,
+# which hides nothing; of another role's session pg_stat_activity hides all but its name.
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +54,20 @@ class LockHolder:
     application: str
     client: str
     """Its address; empty for one on the server's own host."""
-    seconds: float
-    """How long its transaction has lasted."""
-    query: str
-    """Its statement, or the last one."""
+    seconds: float | None
+    """How long its transaction has lasted; None if this user may not see it."""
+    query: str | None
+    """Its statement, or the last one; None if this user may not see it."""
 
     def __str__(self) -> str:
         who = f"session {self.pid} of user {self.user_name or '?'}"
         application = f" ({self.application})" if self.application else ""
         client = f" from {self.client}" if self.client else ""
+        if self.seconds is None or self.query is None:
+            return (
+                f"{who}{application}, whose time and statement are hidden from this user (it "
+                "lacks pg_read_all_stats)"
+            )
         words = " ".join(self.query.split())
         query = words[:_QUERY_CHARACTERS] + ("..." if len(words) > _QUERY_CHARACTERS else "")
         return f"{who}{application}{client}, for {self.seconds:.0f} s, with: {query or '?'}"
