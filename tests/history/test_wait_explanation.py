@@ -23,6 +23,7 @@ from absurd_contimg.history.wait_explanation import (
     WorkerFact,
     explain_wait,
 )
+from absurd_contimg.history.wait_reason import find_wait_reason
 
 QUEUE = "dsa110-pipeline"
 POLICY = RetryPolicy(backoff_first_seconds=43.0, resource_wait_seconds=43.0)
@@ -191,3 +192,37 @@ async def test_a_task_without_a_handler_does_not_sleep_by_its_own_wish(
     explanation = await explained(memory, history)
     assert "a worker without a handler for 'tsak' has left it to others" in explanation.sentence
     assert f"cancel {spawned.task_id}" in str(explanation.advice)
+
+
+@pytest.mark.parametrize("is_tracked", [False, True])
+async def test_a_task_whose_worker_stopped_in_a_step_was_released_and_has_not_waited(
+    backend: Backend, is_tracked: bool
+) -> None:
+    """It was "ready after its wait", for as long as it existed: it had never waited."""
+    begun = asyncio.Event()
+
+    async def takes_long(_params: Any, ctx: TaskContext) -> None:
+        async def charge(_start: int = 1) -> None:
+            begun.set()
+            await asyncio.sleep(60)
+
+        await (ctx.tracked_step("charge", charge) if is_tracked else ctx.step("charge", charge))
+
+    tasks = TaskRegistry()
+    tasks.add("task", takes_long)
+    spawned = await backend.spawn_task(QUEUE, "task", {})
+    worker = Worker(backend, tasks, WorkerSettings(QUEUE, "w", grace_seconds=0.0))
+    async with asyncio.timeout(20):
+        work = asyncio.create_task(worker.run())
+        await begun.wait()
+        worker.stop()
+        await work
+    history = await backend.history(QUEUE, spawned.task_id)
+    assert history is not None
+    reason = find_wait_reason(history)
+    assert reason is not None
+    assert reason.cause == "worker"
+    begin = "was released when its worker stopped"
+    assert (await explained(backend, history)).sentence == f"{begin} and waits for a worker"
+    alone = await explained(backend, history, workers=[])
+    assert alone.sentence == f"{begin}, but no worker of queue {QUEUE} lives"

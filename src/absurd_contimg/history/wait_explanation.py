@@ -20,11 +20,7 @@ from absurd_contimg.history.durations import duration_text
 from absurd_contimg.history.failures import failed_runs, reason_of
 from absurd_contimg.history.stage_tasks import stage_task_ids
 from absurd_contimg.history.timeline import group_of, step_starts
-from absurd_contimg.history.wait_reason import (
-    CALIBRATION_EVENT,
-    WaitReason,
-    find_wait_reason,
-)
+from absurd_contimg.history.wait_reason import CALIBRATION_EVENT, WaitReason, find_wait_reason
 
 _PAST = datetime.min.replace(tzinfo=UTC)
 
@@ -134,7 +130,7 @@ def _explain_waiting(
         return _stuck(history, "it sleeps without an end and waits for no event")
     if run.available_at > context.now:
         return _explain_delay(history, run, reason, context)
-    return _explain_claimable(history, run, context)
+    return _explain_claimable(history, run, reason, context)
 
 
 def _stuck(history: History, text: str) -> WaitExplanation:
@@ -303,10 +299,13 @@ def _attempt(history: History, run: Run, policy: RetryPolicy) -> str:
     return f"attempt {min(same + 1, limit)} of {limit}"
 
 
-def _explain_claimable(history: History, run: Run, context: WaitContext) -> WaitExplanation:
-    waited = context.now - max(run.available_at, run.created_at)
+def _explain_claimable(
+    history: History, run: Run, reason: WaitReason, context: WaitContext
+) -> WaitExplanation:
+    if run.started_at is not None and reason.cause == "worker":
+        return _after_wait(history, "was released when its worker stopped", context)
     failure = _last_failure(history)
-    seconds = waited.total_seconds()
+    seconds = (context.now - max(run.available_at, run.created_at)).total_seconds()
     ready = f"has been ready for {duration_text(seconds)}" if seconds >= 1.0 else "is ready"
     if run.started_at is not None:
         ready += " after its wait"

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from absurd_contimg.core.records import INFINITY, LIVE_STATES, History
+from absurd_contimg.core.records import INFINITY, LIVE_STATES, History, Run, created_at
 from absurd_contimg.core.step_journal import START_PREFIX, StepOutcome, StepRecord
 from absurd_contimg.history.failures import FailedRun, failed_runs
 
 Cause = Literal["resource", "event", "retry", "time", "handler", "worker"]
 """``time``: its handler sleeps; ``handler``: a worker without a handler for it has left it to
-others; ``worker``: it can go on, and no worker has claimed it."""
+others; ``worker``: it can go on, and no worker has claimed it, or none again since one released it.
+"""
 
 
 CALIBRATION_EVENT = "calibration.available"
@@ -67,7 +68,7 @@ def find_wait_reason(history: History) -> WaitReason | None:
             return WaitReason("worker", due)
         return _after_failure("retry", due, last.step, last)  # first the back-off has to end
     step, outcome = _last_noted(history)
-    cause: Cause = "time"
+    cause: Cause = "worker" if _was_released(run) else "time"
     if outcome is not None and outcome.until in (None, run.available_at):  # not an earlier wait's
         if outcome.action == "waiting":
             return _after_failure("resource", due, step, outcome)
@@ -76,6 +77,15 @@ def find_wait_reason(history: History) -> WaitReason | None:
     if cause == "time" and not _sleeps_until(history, run.available_at):
         cause = "handler"
     return WaitReason(cause, due)
+
+
+def _was_released(run: Run) -> bool:
+    """Whether a worker that stopped, or its successor, gave back a run that has not ended.
+
+    It is then due since it was made (`Worker`), which no claim, sleep or event leaves behind.
+    """
+    is_due_since_made = run.available_at == created_at(run.run_id, INFINITY)
+    return run.state == "sleeping" and run.started_at is not None and is_due_since_made
 
 
 def _sleeps_until(history: History, due: datetime) -> bool:
