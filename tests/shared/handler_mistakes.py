@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from absurd_contimg.core.context import TaskContext
@@ -181,6 +182,15 @@ async def effect_of_a_loop(_params: Any, ctx: TaskContext) -> Any:
         await ctx.step(f"load {number}", load)
         await outside("mail", number)
     return "ok"
+
+
+@mistake("effect outside of a step")
+async def effect_beside_a_step(_params: Any, ctx: TaskContext) -> Any:
+    async def charge_at_once() -> str:
+        await asyncio.sleep(1)
+        return await charge()
+
+    await asyncio.gather(ctx.step("load", lambda: asyncio.sleep(5)), charge_at_once())
 
 
 # -- state of the process ---------------------------------------------------------------------
@@ -438,6 +448,17 @@ async def steps_at_the_same_time(_params: Any, ctx: TaskContext) -> Any:
     results = await asyncio.gather(*both)
     await ctx.sleep_for("pause", 10)
     return results
+
+
+@right
+async def slow_steps_at_the_same_time(_params: Any, ctx: TaskContext) -> Any:
+    async def part(number: int) -> int:
+        await asyncio.sleep(5 * number)
+        await charge(number)
+        return number
+
+    steps = [ctx.step(f"part {number}", partial(part, number)) for number in range(3)]
+    return await asyncio.gather(*steps)
 
 
 @right

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -47,6 +48,8 @@ from absurd_contimg.core.wake_times import (
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_in_step: ContextVar[bool] = ContextVar("in_step", default=False)
+"""Steps that run at the same time are asyncio tasks, each of which has its own value."""
 
 
 class TaskContext:
@@ -69,7 +72,7 @@ class TaskContext:
         self.queue_name = session.queue_name
         self.headers = cast(Mapping[str, Any], claimed.headers or {})
         self.current_step: str | None = None
-        """The step that has begun and is not yet completed."""
+        """The step that has begun last and is not yet completed."""
         self.steps_running = 0
         """How many functions of steps run now."""
         self.task_waits: list[TaskWait] = []
@@ -100,17 +103,26 @@ class TaskContext:
             return cast(_T, handle.state)
         return await self.complete_step(handle, await self._counted(fn()))
 
+    @property
+    def in_step(self) -> bool:
+        """Whether who asks runs inside of a step, whatever other steps run at the same time."""
+        return _in_step.get()
+
     async def _counted(self, work: Awaitable[_T]) -> _T:
         self.steps_running += 1
         try:
             return await work
         finally:
             self.steps_running -= 1
+            _in_step.set(False)
 
     async def begin_step(self, name: str) -> StepHandle:
         """Take the next checkpoint of this name; `done` tells whether it is saved already."""
         require_step_name(name)
-        return await self._begin(name)
+        handle = await self._begin(name)
+        if not handle.done:
+            _in_step.set(True)
+        return handle
 
     async def _begin(self, name: str) -> StepHandle:
         checkpoint_name = await self._ask(name)
@@ -126,6 +138,7 @@ class TaskContext:
             return cast(_T, handle.state)
         await self._session.save(handle.checkpoint_name, cast(Json, value))
         self.current_step = None
+        _in_step.set(False)
         return value
 
     async def spawn(

@@ -332,7 +332,7 @@ async def outside(name: str, value: Json = None) -> None:
         return
     gateway, ledger = current
 
-    in_step = getattr(absurd_sdk.get_current_context(), "current_step", None) is not None
+    in_step = getattr(absurd_sdk.get_current_context(), "in_step", False)
 
     async def note() -> None:
         ledger.append(ExternalEffect(name, value, in_step))
