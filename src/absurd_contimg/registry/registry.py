@@ -33,6 +33,7 @@ from absurd_contimg.products.store import (
 from absurd_contimg.products.subband_files import parse_subband_name
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
 from absurd_contimg.registry.database import Database, patient
+from absurd_contimg.registry.derived import is_image
 from absurd_contimg.registry.group_assignment import assign_groups
 from absurd_contimg.registry.grouping import TOLERANCE_SECONDS
 from absurd_contimg.registry.groups import Group, with_files
@@ -122,10 +123,13 @@ class Registry:
     def register(self, folder: Path, manifest: Manifest) -> None:
         """Enter a committed product; the same one again changes nothing.
 
-        A file that was replaced before the product was made of it counts as accepted.
+        A file that was replaced before the product was made of it counts as accepted. A new image
+        has no photometry task yet.
         """
         replaced = replaced_inputs(self.database, manifest)
         with self.database.writing() as session:
+            if is_image(manifest) and session.get(Product, manifest.key) is None:
+                ensure_group(session, manifest.group_id).photometry_task_id = None
             enter_product(session, self.database, folder, manifest)
             accept_replaced(session, replaced)
 
