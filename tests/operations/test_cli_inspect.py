@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -323,7 +323,55 @@ def test_workers_of_other_programs_are_named(contimg: Contimg, database_url: str
     on_queue(database_url, claim)
     text = contimg("status", "--limit", "2").stdout
     assert "Leases are held by: sdk-1 (1 run)" in text
-    assert re.search(r"other programs at these tasks: sdk-2 \(last claim \d+ s ago\)", text)
+    assert re.search(r"other programs at these tasks: sdk-2 \(last known claim \d+ s ago\)", text)
+    assert "name no worker" not in text
+
+
+def test_tasks_that_sleep_tell_when_they_were_claimed(
+    contimg: Contimg, tmp_path: Path, database_url: str
+) -> None:
+    """They name no worker: a living one had claimed 6 s before, and its claim was 52 s old."""
+
+    async def claim(backend: PostgresBackend, last: str) -> None:
+        await backend.spawn_task(QUEUE, "other", {})
+        (claimed,) = await backend.claim_task(QUEUE, "sdk-1", 60)
+        if last == "sleeps":
+            wake_at = await backend.current_time() + timedelta(seconds=3600)
+            await backend.schedule_run(QUEUE, claimed.run_id, wake_at)
+        elif last == "waits":
+            run = (QUEUE, claimed.task_id, claimed.run_id)
+            await backend.await_event(*run, "paid", "paid", 3600)
+        else:
+            await backend.complete_run(QUEUE, claimed.run_id, {})
+
+    def age_claims(seconds: int) -> None:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            table = f'absurd."r_{QUEUE}"'
+            change = f"set started_at = started_at - interval '{seconds} s'"
+            connection.execute(f"update {table} {change}".encode())
+
+    for last in ("completed", "sleeps"):
+        on_queue(database_url, lambda backend, last=last: claim(backend, last))
+        age_claims(40)
+    known = r"sdk-1 \(last known claim (\d+) s ago\)"
+    nameless = "Tasks that sleep, wait or were released name no worker: "
+    text = " ".join(contimg("status").stdout.split())
+    for pattern, seconds in ((known, 80), (rf"{nameless}1 of these, claimed (\d+) s ago", 40)):
+        (shown,) = re.findall(pattern, text)
+        assert seconds <= int(shown) < seconds + 40
+    on_queue(database_url, lambda backend: claim(backend, "waits"))
+    text = " ".join(contimg("status").stdout.split())
+    (shown,) = re.findall(rf"{nameless}2 of these, the last claimed (\d+) s ago", text)
+    assert int(shown) < 40
+    now = datetime.now(UTC).timestamp()
+    (tmp_path / "state").mkdir(exist_ok=True)
+    with closing(Database(tmp_path / "state" / "registry.sqlite3")) as registry:
+        record = ServiceRecord(
+            *(ServiceKind.WORKER, "worker-1@0", host_name(), os.getpid(), "1", QUEUE, now),
+            seen_at=now,
+        )
+        store_service(registry, record)
+    assert "name no worker" not in " ".join(contimg("status").stdout.split())
 
 
 def test_a_retried_group_has_not_failed_any_more(

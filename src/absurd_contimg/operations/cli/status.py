@@ -22,6 +22,7 @@ from absurd_contimg.execution.scratch import safe_name, visible_owners
 from absurd_contimg.history.durations import duration_text
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import read_histories, summarize, superseded_failures
+from absurd_contimg.history.timeline import group_in
 from absurd_contimg.history.wait_explanation import WITHOUT_REGISTRY, WaitContext, explain_wait
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, FromFile, app, state
@@ -197,14 +198,41 @@ def _show_leases(queue: _Queue) -> None:
     others = _other_programs(queue)
     if others:
         names = ", ".join(
-            f"{cell(name)} (last claim {duration_text((now - at).total_seconds())} ago)"
+            f"{cell(name)} (last known claim {duration_text((now - at).total_seconds())} ago)"
             for name, at in others.items()
         )
         console.print(f"Workers of other programs at these tasks: {names}")
+    if nameless := _nameless_claims(queue):
+        ago = f"claimed {duration_text((now - max(nameless)).total_seconds())} ago"
+        console.print(
+            f"Tasks that sleep, wait or were released name no worker: {len(nameless)} of these, "
+            + (ago if len(nameless) == 1 else f"the last {ago}")
+        )
+
+
+def _nameless_claims(queue: _Queue) -> list[datetime]:
+    """When tasks of other programs were claimed that name no worker now: it may live.
+
+    Absurd clears the name where a run goes to sleep. Empty where a worker of the pipeline's serves
+    the queue, which may have claimed them.
+    """
+    name = queue.stats.queue_name
+    if any(
+        worker.host is not None and worker.silent_seconds is None and worker.serves(name)
+        for worker in queue.context.workers or ()
+    ):
+        return []
+    return [
+        run.started_at
+        for history in queue.histories
+        if group_in(history.task.params) is None
+        for run in history.runs
+        if run.state in LIVE_STATES and run.claimed_by is None and run.started_at is not None
+    ]
 
 
 def _other_programs(queue: _Queue) -> Mapping[str, datetime]:
-    """Workers without a name of the pipeline's, and when each claimed last, if that is recent."""
+    """Workers without a name of the pipeline's, and the last claim that is known, if recent."""
     from absurd_contimg.operations.services import given_worker_id
 
     last: dict[str, datetime] = {}
