@@ -305,7 +305,7 @@ def test_a_refused_look_at_the_registry_says_nothing_of_workers(
     text = " ".join(contimg("status", PIPELINE_PRODUCTS_DB=url).stdout.split())
     assert "The registry could not be asked: " in text
     assert f'too many connections for role "{role}"' in text
-    assert "raise max_connections or the limit" in text
+    assert "or raise the limit: max_connections of the server" in text
     assert "workers claim nothing" not in text
     assert "Nothing is claimed" not in text
 

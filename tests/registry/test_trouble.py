@@ -8,10 +8,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from small_disk import mounted
 from sqlalchemy import update
 
@@ -186,6 +189,69 @@ def test_server_that_is_away_makes_work_wait(tmp_path: Path) -> None:
         assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "registry-away")
         server.start()
         write(registry)
+
+
+@contextlib.contextmanager
+def locked_tables(url: str, role: str) -> Iterator[None]:
+    with psycopg.connect(url) as holder:
+        holder.execute("lock table contimg.observation_groups in access exclusive mode")
+        yield
+
+
+@contextlib.contextmanager
+def no_connection_left(url: str, role: str) -> Iterator[None]:
+    with psycopg.connect(url) as session:
+        session.execute(f"alter role {role} connection limit 0".encode())
+    yield
+
+
+@contextlib.contextmanager
+def closed_database(url: str, role: str) -> Iterator[None]:
+    name = conninfo_to_dict(url)["dbname"]
+    with psycopg.connect(make_conninfo(url, dbname="postgres")) as session:
+        session.execute(f"alter database {name} allow_connections false".encode())
+    yield
+
+
+@contextlib.contextmanager
+def revoked_rights(url: str, role: str) -> Iterator[None]:
+    with psycopg.connect(url) as session:
+        session.execute(
+            f"revoke insert, update on all tables in schema contimg from {role}".encode()
+        )
+    yield
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        (locked_tables, "A lock on the tables is held by session"),
+        (no_connection_left, "alter role NAME connection limit"),
+        (closed_database, "allow_connections true"),
+        (revoked_rights, "Grant the right"),
+    ],
+)
+def test_trouble_of_the_server_is_named_with_what_to_do(
+    database_url: str, trouble: Callable[[str, str], AbstractContextManager[None]], words: str
+) -> None:
+    """A lock was waited for without a bound; all else was told to look at disk, lock or server."""
+    role = f"registry_{os.getpid()}_{trouble.__name__}"
+    Registry(database_url).close()
+    with psycopg.connect(database_url) as session:
+        for statement in (
+            f"create role {role} login password 'hidden-word'",
+            f"grant usage on schema contimg to {role}",
+            f"grant all on all tables in schema contimg to {role}",
+            f"grant all on all sequences in schema contimg to {role}",
+        ):
+            session.execute(statement.encode())
+    registry = Registry(database_url.replace("postgres@", f"{role}:hidden-word@", 1))
+    with trouble(database_url, role), pytest.raises(AwayError) as caught:
+        write(registry)
+    text = str(caught.value)
+    assert words in text
+    assert "\n" not in text
+    assert "hidden-word" not in text
 
 
 def test_short_trouble_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

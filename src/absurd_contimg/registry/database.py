@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from sqlalchemy import (
     URL,
@@ -45,14 +44,15 @@ from absurd_contimg.products.manifest import relocated
 from absurd_contimg.registry.column_values import column_json
 from absurd_contimg.registry.models import LAST_SCHEMA_VERSION, SchemaVersion
 from absurd_contimg.registry.stored_types import unreadable_row
+from absurd_contimg.registry.trouble import REBUILD, trouble_of_file, trouble_of_server
 from absurd_contimg.secrets import is_plain_path, mask
+
+if TYPE_CHECKING:
+    import psycopg
 
 _BUSY_SECONDS = 10.0
 """A writer waits this long for another; less than the operations guide's busy_timeout (30 s), so
 that a worker can stop; waiting work comes again."""
-
-_FULL_BYTES = 1_000_000
-"""With less free space a disk counts as full where the registry cannot be used."""
 
 _PARAMETERS_MAX = 500
 """Some builds of SQLite take no more than 999 in a statement."""
@@ -79,10 +79,6 @@ _ALEMBIC_TABLE = Table(
 
 _READ_ONLY = "registry_read_only"
 
-
-_DAMAGED = re.compile(r"not a database|malformed|no such (table|column)|does not exist")
-_NO_CONNECTION_LEFT = re.compile(r"too many (clients|connections)|remaining connection slots")
-_REBUILD = "Move away what is left of it, restart the workers, then: contimg registry rebuild"
 
 _TOO_LONG = ("54000", "54001", "54011", "54023")
 """A limit of the program, as for a row of an index: no outage, though psycopg's class is one."""
@@ -163,7 +159,7 @@ class Database:
             raise RegistryDamagedError(
                 self._place,
                 f"The registry {self._place} is gone.",
-                f"Mount the disk of {folder}, which is empty." if is_mount_point else _REBUILD,
+                f"Mount the disk of {folder}, which is empty." if is_mount_point else REBUILD,
             )
 
     @contextmanager
@@ -205,30 +201,25 @@ class Database:
         )
 
     def _named(self, error: BaseException | None) -> AwayError:
-        text = f"The registry {self._place} cannot be used: {error}."
-        if _DAMAGED.search(str(error)):
-            return RegistryDamagedError(self._place, text, _REBUILD)
-        if self._is_disk_full():
-            return RegistryAwayError(self._place, f"{text} Its disk is full.", "Free space on it.")
-        remedy = "Look at its disk, its lock or its server."
-        if self._is_postgres and _NO_CONNECTION_LEFT.search(str(error)):
-            remedy = "End connections that are not needed, or raise max_connections or the limit."
-        return RegistryAwayError(self._place, text, remedy)
-
-    def _is_disk_full(self) -> bool:
-        """SQLite says of a full disk also that it has an input or output error."""
-        try:
-            return (
-                not self._is_postgres and LOCAL.free_bytes(Path(self._place).parent) < _FULL_BYTES
-            )
-        except OSError:
-            return False
+        if not self._is_postgres:
+            return trouble_of_file(self._place, error)
+        url = self._engine.url.set(drivername="postgresql")
+        return trouble_of_server(
+            self._place,
+            url.render_as_string(hide_password=False),
+            _POSTGRES_SCHEMA,
+            cast("psycopg.Error", error),
+        )
 
     @property
     def _place(self) -> str:
         """The file, or the server and database."""
         url = self._engine.url
-        return f"{url.host or ''}/{url.database}" if self._is_postgres else str(url.database)
+        return (
+            f"{url.host or 'local server'}/{url.database}"
+            if self._is_postgres
+            else str(url.database)
+        )
 
     def close(self) -> None:
         """Close what is open."""
@@ -315,7 +306,7 @@ class Database:
             raise RegistryDamagedError(
                 self._place,
                 f"The registry {self._place} has rows without the rows that they refer to.",
-                _REBUILD,
+                REBUILD,
             )
 
     def _unknown_version(self, version: object) -> SettingError:
@@ -404,3 +395,4 @@ def _open_our_sessions(engine: Engine) -> None:
         if session.pooled:
             for statement in transaction_settings(session.info):
                 session.execute(statement)
+        session.execute(f"set local lock_timeout = '{_BUSY_SECONDS * 1000:.0f}ms'".encode())

@@ -47,6 +47,35 @@ _OF_RIGHTS = {
 """By SQLSTATE, with the server's words."""
 
 
+_NO_CONNECTION_LEFT = re.compile(r"too many (clients|connections)|remaining connection slots")
+_CLOSED = re.compile(r'database (".*") is not currently accepting connections')
+
+
+def remedy_of_refusal(text: str) -> str:
+    """What to do about a connection that a running server has refused; empty if not known.
+
+    By the server's words: a connection that is refused has no SQLSTATE.
+    """
+    if _NO_CONNECTION_LEFT.search(text):
+        return (
+            "End connections that are not needed, or raise the limit: max_connections of the "
+            "server, or as a superuser: alter role NAME connection limit NUMBER"
+        )
+    if closed := _CLOSED.search(text):
+        return (
+            "Somebody has closed it, as for maintenance. As a superuser: alter database "
+            f"{closed[1]} allow_connections true"
+        )
+    return ""
+
+
+def one_line(text: str) -> str:
+    """libpq's lines as one, for logs that have a line a message, without its question."""
+    text = re.sub(r"\s*Is the server running [^\n?]*\?", "", text)
+    text = re.sub(r"\.?\s*\n\s*", ". ", text)
+    return text.removeprefix("connection failed: ").rstrip(".")
+
+
 def raise_translated(error: psycopg.Error) -> NoReturn:
     """Raise what `core.errors` has for an error of psycopg."""
     state = error.sqlstate
@@ -112,10 +141,9 @@ def unavailable(error: psycopg.Error) -> BackendUnavailable:
         text = re.sub(
             r'"[^\n]*"', '"***"', text
         )  # the setting is malformed: any part may be secret
-    text = re.sub(r"\s*Is the server running [^\n?]*\?", "", text)  # so does the remedy
-    text = re.sub(r"\.?\s*\n\s*", ". ", text)  # libpq's lines, for logs that have a line a message
+    text = one_line(text)
+    refusal = "" if is_malformed else remedy_of_refusal(text)
+    remedy = refusal or f"{remedy} {setting}that the server runs (contimg doctor)."
     return BackendUnavailable(
-        f"The database cannot be reached: {text.removeprefix('connection failed: ').rstrip('.')}. "
-        f"{remedy} {setting}that the server runs (contimg doctor).",
-        sqlstate=error.sqlstate,
+        f"The database cannot be reached: {text}. {remedy}", sqlstate=error.sqlstate
     )

@@ -26,7 +26,7 @@ with waiting as (
   select l.pid from pg_catalog.pg_locks l
     join pg_catalog.pg_class c on c.oid = l.relation
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-   where n.nspname = 'absurd' and l.granted
+   where n.nspname = %s and l.granted
      and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
      and l.mode in ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock')
   union
@@ -93,19 +93,21 @@ async def find_lock_holders(url: str) -> list[LockHolder]:
             session = await AsyncSession.connect(url, autocommit=True)
             try:
                 cursor = session.cursor(row_factory=class_row(LockHolder))
-                await cursor.execute(_QUERY)
+                await cursor.execute(_QUERY, ("absurd",))
                 return await cursor.fetchall()
             finally:
                 session.pgconn.finish()
     return []
 
 
-def find_lock_holders_now(url: str) -> list[LockHolder]:
-    """The same for code that is not asynchronous."""
+def find_lock_holders_now(url: str, schema: str = "absurd") -> list[LockHolder]:
+    """The same for code that is not asynchronous, of the tables of any schema."""
     with (
         suppress(psycopg.Error, UnsuitableDatabase),
         Session.connect(url, autocommit=True) as session,
     ):
         session.execute(f"set statement_timeout = '{_ANSWER_SECONDS:g}s'".encode())
-        return session.cursor(row_factory=class_row(LockHolder)).execute(_QUERY).fetchall()
+        return (
+            session.cursor(row_factory=class_row(LockHolder)).execute(_QUERY, (schema,)).fetchall()
+        )
     return []

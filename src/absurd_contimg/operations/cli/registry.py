@@ -124,8 +124,7 @@ def rebuild(
             {"report": report, "groups_that_go_on": woken, "publications_entered": published}
         )
     else:
-        for _, text in report.broken:
-            console.out(f"Left out: {text}")
+        _show("is broken and was left out", [text for _, text in report.broken])
         _show("has a calibration and goes on", woken)
         if published:
             console.out(f"{published} published copies entered.")

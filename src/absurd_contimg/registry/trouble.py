@@ -1,0 +1,79 @@
+"""Why the registry cannot be used, and what to do: errors of SQLite and Postgres as `AwayError`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absurd_contimg.errors import AwayError, RegistryAwayError, RegistryDamagedError
+from absurd_contimg.products.filesystem import LOCAL
+
+if TYPE_CHECKING:
+    import psycopg
+
+REBUILD = "Move away what is left of it, restart the workers, then: contimg registry rebuild"
+
+_FULL_BYTES = 1_000_000
+"""With less free space a disk counts as full where the registry cannot be used."""
+
+_DAMAGED_FILE = re.compile(r"not a database|malformed|no such (table|column)")
+_DAMAGED_TABLES = ("3F000", "42P01", "42703")
+"""SQLSTATEs: no schema, no table, no column."""
+_LOCKED = "55P03"
+
+_OF_SERVER = {
+    "42501": "Grant the right to its user, or name another user in PIPELINE_PRODUCTS_DB.",
+    "25006": "Promote the server, or name the primary in PIPELINE_PRODUCTS_DB.",
+    "53100": "Free space on the disk of its server.",
+}
+"""What to do, by SQLSTATE."""
+
+
+def trouble_of_file(path: str, error: BaseException | None) -> AwayError:
+    """Of a registry in SQLite."""
+    reason = str(error)
+    text = f"The registry {path} cannot be used: {reason}."
+    if _DAMAGED_FILE.search(reason):
+        return RegistryDamagedError(path, text, REBUILD)
+    if _is_disk_full(path):
+        return RegistryAwayError(path, f"{text} Its disk is full.", "Free space on it.")
+    if "locked" in reason:
+        remedy = f"Wait for the process that holds its lock, or name it: fuser -v {path}"
+    elif "readonly" in reason or "unable to open" in reason:
+        remedy = "Mount its disk for writing, and make its folder and files writable for this user."
+    else:
+        remedy = "Look at its disk."
+    return RegistryAwayError(path, text, remedy)
+
+
+def trouble_of_server(place: str, url: str, schema: str, error: psycopg.Error) -> AwayError:
+    """Of a registry in Postgres; asks the server for the holders of a lock that was waited for."""
+    from absurd_contimg.backends.postgres.database_errors import (  # noqa: PLC0415 - slow
+        one_line,
+        remedy_of_refusal,
+    )
+    from absurd_contimg.backends.postgres.lock_holders import (  # noqa: PLC0415 - slow
+        find_lock_holders_now,
+        name_holders,
+    )
+
+    words = one_line(error.diag.message_primary or str(error).strip() or type(error).__name__)
+    text = f"The registry {place} cannot be used: {words}."
+    if error.sqlstate in _DAMAGED_TABLES:
+        return RegistryDamagedError(place, text, REBUILD)
+    remedy = _OF_SERVER.get(error.sqlstate or "") or remedy_of_refusal(words)
+    if error.sqlstate == _LOCKED:
+        remedy = name_holders(find_lock_holders_now(url, schema)) or (
+            "End the transaction that holds a lock on its tables: a superuser sees it in pg_locks."
+        )
+    remedy = remedy or "Check PIPELINE_PRODUCTS_DB and that its server runs (contimg doctor)."
+    return RegistryAwayError(place, text, remedy)
+
+
+def _is_disk_full(path: str) -> bool:
+    """SQLite says of a full disk also that it has an input or output error."""
+    try:
+        return LOCAL.free_bytes(Path(path).parent) < _FULL_BYTES
+    except OSError:
+        return False
