@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import BackendError
 from absurd_contimg.core.records import QueueStats
-from absurd_contimg.errors import SettingError
+from absurd_contimg.errors import AwayError, SettingError
 from absurd_contimg.operations.cli.app import (
     AsJson,
     Reason,
@@ -45,7 +46,15 @@ def pause(
         raise SettingError("A pause needs a reason.", "Say why: --reason TEXT")
     settings = state.settings()
     name = queue or settings.queue_name
-    with_actions(settings, lambda actions: actions.pause_queue(name, reason))
+    try:
+        with_actions(settings, lambda actions: actions.pause_queue(name, reason))
+    except (BackendError, AwayError):
+        stop = state.command(f"emergency stop --queue {name} --reason TEXT")
+        text = (
+            f"Queue {name} is not paused: workers go on. To stop them without what is away: {stop}"
+        )
+        console.print(message_line(text), soft_wrap=True)
+        raise
     resume_it = state.command(f"queue resume {name}")
     console.print(message_line(f"Queue {name} is paused: {resume_it}"), soft_wrap=True)
 

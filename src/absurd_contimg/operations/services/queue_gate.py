@@ -50,9 +50,17 @@ class QueueGate:
         return not reason
 
     async def may_run(self) -> bool:
-        """For `RunControl.may_run`; a registry that is away stops nothing."""
+        """For `RunControl.may_run`; a registry that is away stops nothing.
+
+        A stop in the output folder counts at once: to enter it into a registry that does not answer
+        takes longer than a stage has to end.
+        """
+        notes = self.notes
+        stop = None if notes is None else await asyncio.to_thread(notes.of_queue, self.queue)
+        if stop is not None:
+            return False
         try:
-            pause = await asyncio.to_thread(self._pause)
+            pause = await asyncio.to_thread(self.pauses.of_queue, self.queue)
         except AwayError:
             return True
         return pause is None or not pause.ends_running
