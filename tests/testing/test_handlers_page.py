@@ -59,6 +59,7 @@ def test_every_file_and_command_works(tmp_path: Path, database_url: str) -> None
     shown = run(tmp_path, history.replace("TASK", task[-12:]), environment)
     assert re.search(rf"order {task}: completed", shown)
     assert re.search(r"completed +charge, \S*cooling off, mail", shown)
+    assert 'Result: {"charged": 950}' in shown
     assert retry.split()[-2:] == ["retry", "TASK"]
 
 

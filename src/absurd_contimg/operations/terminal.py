@@ -16,17 +16,14 @@ from rich.markup import escape
 
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.errors import BackendUnavailable
-from absurd_contimg.core.records import TERMINAL_STATES, History, Run
-from absurd_contimg.core.step_journal import JOURNAL_PREFIXES
-from absurd_contimg.core.task_queries import LEASE_EXPIRED
-from absurd_contimg.core.worker_deaths import noted_deaths
-from absurd_contimg.history.checkpoint_texts import checkpoint_text
-from absurd_contimg.history.failures import FailedRun, reason_members
+from absurd_contimg.core.records import TERMINAL_STATES, History
+from absurd_contimg.history.failures import FailedRun
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import TaskSummary, summarize
 from absurd_contimg.history.timeline import StepStart, group_of, kind_of, step_order
 from absurd_contimg.history.wait_explanation import WaitContext, WaitExplanation, explain_wait
-from absurd_contimg.operations.console import cell, counted, message_line, one_line
+from absurd_contimg.operations.attempts import STATE_COLOURS, add_attempts
+from absurd_contimg.operations.console import cell, message_line, one_line
 from absurd_contimg.products.output_warnings import output_warnings
 from absurd_contimg.terminal_tables import KeyedTable
 from absurd_contimg.workflows.orchestrator import IMAGING_STAGES
@@ -37,14 +34,12 @@ LINE_SECONDS = 10.0
 _FAILURE_KEYS = ("kind", "rule", "step", "name", "message", "where", "path", "advice", "logs")
 """What the JSON of a task has of its failure."""
 
-_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "cancelled": "magenta"}
-
 
 def _coloured_state(summary: TaskSummary, *, is_silent: bool = False) -> str:
     """The state of a task as markup; of a running one whether its worker is silent."""
     if is_silent:
         return "[bold red]running, worker silent[/]"
-    return f"[{_COLOURS.get(summary.state, 'yellow')}]{summary.state}[/]"
+    return f"[{STATE_COLOURS.get(summary.state, 'yellow')}]{summary.state}[/]"
 
 
 def tasks_table(
@@ -180,7 +175,7 @@ def history_table(history: History, explanation: WaitExplanation | None = None) 
         pad_edge=False,
     )
     if not summary.starts:
-        _add_attempts(table, history)
+        add_attempts(table, history)
         return table
     for heading in ("stage", "start", "attempt", "worker", "began", "seconds", "outcome"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left")
@@ -205,47 +200,6 @@ def short_names(workers: Iterable[str]) -> dict[str, str]:
     """
     names = {worker: worker.rpartition("@")[0] or worker for worker in workers}
     return names if len(set(names.values())) == len(names) else {name: name for name in names}
-
-
-def _add_attempts(table: KeyedTable, history: History) -> None:
-    """The runs of a task whose handler has no tracked steps."""
-    for heading in ("attempt", "worker", "began", "ended", "outcome", "steps saved"):
-        table.add_column(heading)
-    for run in history.runs:
-        saved = [
-            checkpoint.checkpoint_name
-            for checkpoint in history.checkpoints
-            if checkpoint.owner_run_id == run.run_id
-            and not checkpoint.checkpoint_name.startswith(JOURNAL_PREFIXES)
-        ]
-        ended = run.completed_at or run.failed_at
-        ending = _ending(run) + _deaths(history, run)
-        table.add_row(
-            str(run.attempt),
-            cell(run.claimed_by or ""),
-            "" if run.started_at is None else f"{run.started_at:%H:%M:%S}",
-            "" if ended is None else f"{ended:%H:%M:%S}",
-            f"[{_COLOURS.get(run.state, 'yellow')}]{run.state}[/]{cell(ending)}",
-            cell(", ".join(map(checkpoint_text, saved))),
-        )
-
-
-def _ending(run: Run) -> str:
-    """Why a run has failed, in a few words: the death of its worker is no error of its handler."""
-    if run.failure_reason is None:
-        return ""
-    name, kind, rule = reason_members(run.failure_reason)
-    if name == LEASE_EXPIRED:
-        return ": its worker died or was cut off, and its lease ended"
-    if kind is not None:
-        return f": {kind}" + ("" if rule is None else f" ({rule})")
-    return f": {name}" if name else ""
-
-
-def _deaths(history: History, run: Run) -> str:
-    """That workers died in this run before it was claimed again by one of the same name."""
-    deaths = noted_deaths(history, run)
-    return f"; its worker had died {counted(deaths, 'time')} before" if deaths else ""
 
 
 def _caption(summary: TaskSummary, explanation: WaitExplanation | None) -> str | None:

@@ -59,6 +59,7 @@ def history(
     ] = False,
 ) -> None:
     """Show the attempts and stages of one task, where it was interrupted and resumed."""
+    from absurd_contimg.operations.attempts import result_line
     from absurd_contimg.operations.terminal import history_table
 
     settings = state.settings()
@@ -81,6 +82,8 @@ def history(
         shared.print_json({**waits, **to_jsonable_python(record)})
     else:
         console.print(history_table(record, explanation))
+        if result := result_line(record):
+            console.print(result, soft_wrap=True)
         for other in others:
             when = "Earlier" if other.enqueue_at < record.task.enqueue_at else "Later"
             command = state.command(f"history {other.task_id}")
