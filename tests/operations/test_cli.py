@@ -96,6 +96,7 @@ def test_misspelt_variable_is_refused(tmp_path: Path) -> None:
         (["--faults", "kill@99999"], "kill@99999 was not injected: that process has "),
         (["--faults", "kill"], "'kill' is no fault"),
         (["--first", "killl"], "'killl' is no kind of fault; there are kill, "),
+        (["--after", "8"], "There are 8 parts, so --after 8 leaves none to run."),
     ],
 )
 def test_wrong_faults_of_an_exploration_are_refused(

@@ -120,6 +120,7 @@ def explore(
     from absurd_contimg.simulation.exploration.explorer import (  # noqa: PLC0415
         Exploration,
         explore_on_cores,
+        part_count,
         replay,
     )
     from absurd_contimg.simulation.model.faults import parse_kind, parse_schedule  # noqa: PLC0415
@@ -159,6 +160,11 @@ def explore(
         )
     except ValueError as error:
         raise SettingError(f"explore: {error}.") from error
+    if after >= (parts := part_count(second_kinds)):
+        raise SettingError(
+            f"There are {parts} parts, so --after {after} leaves none to run.",
+            f"Give the last part that was reported, at most {parts - 1}.",
+        )
     exploration = explore_on_cores(specs[workflow], kinds, second_kinds, jobs, on_progress, after)
     console.print(
         f"The run without faults has {len(exploration.crash_points)} crash points: before and "

@@ -148,6 +148,14 @@ def explore(
     return exploration
 
 
+def part_count(second_kinds: Kinds) -> int:
+    """The number of parts of an exploration on several cores.
+
+    Enough that no process waits long for the slowest, and that progress is seen.
+    """
+    return 64 if second_kinds else 8
+
+
 def explore_on_cores(
     make_spec: Callable[[], ExplorationSpec],
     kinds: Kinds,
@@ -161,9 +169,7 @@ def explore_on_cores(
     The first `after` parts are left out: an earlier exploration has run them. `on_progress` gets
     the number of finished parts, of all parts, and the sum, which depends on no number of jobs.
     """
-    total = Exploration()
-    # Enough that no process waits long for the slowest, and that progress is seen.
-    parts = 64 if second_kinds else 8
+    total, parts = Exploration(), part_count(second_kinds)
     explore_part = partial(_explore_part, make_spec, kinds, second_kinds, parts)
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         explorations = pool.imap(explore_part, range(after, parts))
