@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.records import Json
 from absurd_contimg.ingest.batches import feed
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.registry import Registry
@@ -73,7 +74,8 @@ def feed_once(registry_path: Path, url: str, claim: int = 0) -> None:
     async def call() -> None:
         async with PostgresBackend(url) as backend:
             await feed(Batches(Database(registry_path)), backend)
-            await backend.claim_task(QUEUE, "worker", 60, claim)
+            if claim:
+                await backend.claim_task(QUEUE, "worker", 60, claim)
 
     asyncio.run(call())
 
@@ -134,6 +136,55 @@ def test_batch_is_started_paused_resumed_and_cancelled_with_its_running_task(
     queues = json.loads(contimg("queue", "list", "--json"))
     counts = {each["queue"]["queue_name"]: each["queue"]["tasks_by_state"] for each in queues}
     assert counts[QUEUE] == {"cancelled": 2}
+
+
+def complete_one(url: str, result: Json) -> None:
+    """What a worker does with the next task of the queue."""
+
+    async def call() -> None:
+        async with PostgresBackend(url) as backend:
+            (claimed,) = await backend.claim_task(QUEUE, "worker", 60, 1)
+            await backend.complete_run(QUEUE, claimed.run_id, result)
+
+    asyncio.run(call())
+
+
+def test_a_batch_whose_tasks_have_ended_is_completed_before_the_daemon_notes_it(
+    contimg: Contimg, registry_path: Path, database_url: str
+) -> None:
+    """It was called active, and its groups not done yet, until the next poll of a daemon."""
+    contimg("reprocess", "start", "--until", "2026-03-03")
+    feed_once(registry_path, database_url)
+    complete_one(database_url, {})
+    text = " ".join(contimg("reprocess", "plan").split())
+    assert "1 group left out: batch" in text
+    complete_one(database_url, {})
+    assert ": completed" in contimg("batch", "status")
+    assert "left out" not in contimg("reprocess", "plan")
+    contimg("reprocess", "start", "--until", "2026-03-03")
+
+
+def test_a_retried_task_of_a_completed_batch_is_not_done_yet(
+    contimg: Contimg, registry_path: Path, database_url: str
+) -> None:
+    contimg("reprocess", "start", "--until", "2026-03-02")
+    feed_once(registry_path, database_url)
+
+    async def fail_and_retry(retry: bool) -> None:
+        async with PostgresBackend(database_url) as backend:
+            if retry:
+                (task,) = await backend.list_tasks(QUEUE)
+                await backend.retry_task(QUEUE, task.task_id, {})
+                return
+            (claimed,) = await backend.claim_task(QUEUE, "worker", 60, 1)
+            await backend.fail_run_permanently(QUEUE, claimed.run_id, {"message": "x"})
+
+    asyncio.run(fail_and_retry(retry=False))
+    feed_once(registry_path, database_url)
+    assert ": completed" in contimg("batch", "status")
+    asyncio.run(fail_and_retry(retry=True))
+    assert ": active" in contimg("batch", "status")
+    assert "1 group left out: batch" in " ".join(contimg("reprocess", "plan").split())
 
 
 def test_status_tells_of_the_tasks_of_batches(

@@ -300,7 +300,24 @@ def _plan(
 
     if selection.caltables is not None:
         _require_caltables(registry, selection.caltables)
-    return plan_selection(registry, settings, selection, histories)
+    return plan_selection(registry, settings, selection, histories, _open_names(registry, settings))
+
+
+def _open_names(registry: Registry, settings: Settings) -> dict[str, str]:
+    """What batches still have to do, by their tasks; else as the daemon last noted it."""
+    from absurd_contimg.core.errors import BackendUnavailable
+    from absurd_contimg.operations.services import read_open_names
+    from absurd_contimg.registry.batches import Batches
+
+    batches = Batches(registry.database)
+
+    async def read(backend: Backend) -> dict[str, str]:
+        return await read_open_names(backend, batches)
+
+    try:
+        return with_backend(settings, read, create=False) if batches.batches() else {}
+    except (BackendUnavailable, MissingInputError):  # of which the durations' reader has spoken
+        return batches.open_names()
 
 
 def _require_caltables(registry: Registry, name: str) -> None:

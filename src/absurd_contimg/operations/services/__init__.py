@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         named_items,
         plan_selection,
         read_batch,
+        read_open_names,
         recent_histories,
     )
     from absurd_contimg.operations.services.cancellation import cancel
@@ -144,6 +145,7 @@ __all__ = [
     "poll_once",
     "read_batch",
     "read_hindrances",
+    "read_open_names",
     "read_site_time",
     "recent_histories",
     "release",

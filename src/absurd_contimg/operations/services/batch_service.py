@@ -6,7 +6,7 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -85,7 +85,29 @@ async def read_batch(
         if state is not item.state:
             changed[item.position] = state
             counts.update({state: 1, item.state: -1})
+    not_ended = counts[ItemState.WAITING] + counts[ItemState.SPAWNED]
+    if batch.state in (BatchState.ACTIVE, BatchState.COMPLETED):
+        batch = replace(batch, state=BatchState.ACTIVE if not_ended else BatchState.COMPLETED)
     return BatchSummary(batch, {state: counts[state] for state in ItemState}), changed
+
+
+async def read_open_names(inspection: Inspection, batches: Batches) -> dict[str, str]:
+    """The names of the items that batches still have to do as their tasks are now, and the batch.
+
+    `Batches.open_names` has them as the daemon last noted them.
+    """
+    names = batches.open_names()
+    for batch in batches.batches():
+        if batch.state is BatchState.CANCELLED:
+            continue
+        _, changed = await read_batch(inspection, batches, batch)
+        items = batches.items(batch.batch_id) if changed else []
+        for item in items:
+            if changed.get(item.position) is ItemState.SPAWNED:
+                names[item.name] = batch.batch_id
+            elif item.position in changed and names.get(item.name) == batch.batch_id:
+                del names[item.name]
+    return names
 
 
 def batch_steps(
@@ -143,9 +165,13 @@ async def recent_histories(backend: Backend, queues: Sequence[str]) -> list[Hist
 
 
 def plan_selection(
-    registry: Registry, settings: Settings, selection: Selection, histories: Sequence[History]
+    registry: Registry,
+    settings: Settings,
+    selection: Selection,
+    histories: Sequence[History],
+    open_names: Mapping[str, str],
 ) -> ReprocessingPlan:
-    """The plan of a reprocessing with the settings of this installation."""
+    """The plan of a reprocessing with the settings of this installation; see `read_open_names`."""
     stages = pipeline_stages(registry)
     versions = {stage.name: stage.version for stage in stages}
     return plan_reprocessing(
@@ -154,7 +180,7 @@ def plan_selection(
         stages,
         select_groups(read_groups(registry), selection, versions),
         find_catalog(settings),
-        Batches(registry.database).open_names(),
+        open_names,
         histories,
     )
 
