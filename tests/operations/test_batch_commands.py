@@ -203,6 +203,31 @@ def test_settings_of_a_batch_are_said_to_be_those_of_its_workers(contimg: Contim
     assert f" --set imaging.robust=-0.5 worker --queue {QUEUE}" in shown
 
 
+def test_the_whole_way_of_a_batch_is_printed(contimg: Contimg) -> None:
+    """The daemon, once or for good, then workers, as commands for this site."""
+    text = " ".join(contimg("reprocess", "start").split())
+    daemon, once, worker = (text.find(each) for each in (" daemon ", " daemon --once", " worker "))
+    assert 0 < daemon < once < worker
+    assert text.count("--output-dir") == 3
+
+
+def test_tasks_that_ran_with_other_settings_than_planned_are_named(
+    contimg: Contimg, registry_path: Path, database_url: str
+) -> None:
+    """They adopt the old products: the batch was completed, and nothing had been done."""
+    made = contimg("--set", "imaging.robust=-0.5", "reprocess", "start", "--json")
+    batch = json.loads(made)["batch"]
+    feed_once(registry_path, database_url)
+    complete_one(database_url, {"config_ref": {"digest": batch["parameters"]["about"]["settings"]}})
+    assert "other settings" not in contimg("batch", "status")
+    complete_one(database_url, {"config_ref": {"digest": "0" * 12}})
+    text = " ".join(contimg("batch", "status").split())
+    assert "1 task ran with other settings than the batch was planned with" in text
+    assert f" --set imaging.robust=-0.5 worker --queue {QUEUE}" in text
+    feed_once(registry_path, database_url)
+    assert "1 task ran with other settings" in " ".join(contimg("batch", "status").split())
+
+
 def test_batch_of_named_groups_and_windows(contimg: Contimg, registry_path: Path) -> None:
     groups = json.loads(contimg("batch", "create", "pipeline", *GROUPS[:2], "--json"))
     assert groups["batch"]["parameters"]["task"] == "pipeline"

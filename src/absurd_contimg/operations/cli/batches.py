@@ -149,6 +149,7 @@ def start(
 
     They run on the queue NAME-reprocessing: contimg worker --queue NAME-reprocessing.
     """
+    from absurd_contimg.ingest.batches import reprocessing_queue
     from absurd_contimg.ingest.reprocessing import batch_items
     from absurd_contimg.ingest.spawn import find_catalog
 
@@ -164,7 +165,11 @@ def start(
                 f"Of {counted(len(made.groups), 'group')} none needs to be processed again.",
                 "contimg reprocess plan shows why.",
             )
-        about = {"selection": selection.model_dump(mode="json", exclude_defaults=True)}
+        about = {
+            "selection": selection.model_dump(mode="json", exclude_defaults=True),
+            "settings": settings.pipeline.digest(),
+            "worker": _worker_command(reprocessing_queue(settings.queue_name)),
+        }
         created = _create(settings, "reprocess", items, ahead, cap, about)
     _show_created(created, as_json)
 
@@ -410,13 +415,18 @@ def _show_created(summary: BatchSummary, as_json: bool) -> None:
         print_json(summary)
         return
     _show(summary)
-    command = state.command(f"worker --queue {shlex.quote(summary.batch.queue)}")
-    console.print(
-        message_line(
-            "The daemon spawns them. Settings are those of the workers, so start these with the "
-            f"same: {command}"
-        )
-    )
+    daemon, once = state.command("daemon"), state.command("daemon --once")
+    worker = _worker_command(summary.batch.queue)
+    for line in (
+        f"The daemon spawns the tasks: {daemon}",
+        f"or, for the next tasks only: {once}",
+        f"Then start workers, with these settings: {worker}",
+    ):
+        console.print(message_line(line))
+
+
+def _worker_command(queue: str) -> str:
+    return state.command(f"worker --queue {shlex.quote(queue)}")
 
 
 def _show(summary: BatchSummary) -> None:
@@ -425,3 +435,12 @@ def _show(summary: BatchSummary) -> None:
     reason = f" ({batch.reason})" if batch.reason else ""
     console.print(message_line(f"{batch.batch_id}: {batch.state}{reason}"))
     console.print(message_line(f"  {counts or 'no items'}; on {batch.queue}"))
+    if summary.other_settings:
+        worker = batch.parameters["about"].get("worker", _worker_command(batch.queue))
+        tasks = counted(summary.other_settings, "task")
+        console.print(
+            message_line(
+                f"  {tasks} ran with other settings than the batch was planned with. Start the "
+                f"workers with these, and the batch again: {worker}"
+            )
+        )

@@ -50,6 +50,8 @@ from absurd_contimg.workflows.unfinished_publications import reconcile_publicati
 
 _HISTORIES = 300
 """The newest tasks, from which durations are taken."""
+_RESULTS_MAX = 200
+"""Completed items of a batch whose results are looked at."""
 _NAMES_SHOWN = 5
 """Of those that a registry does not know."""
 
@@ -62,6 +64,8 @@ class BatchSummary:
 
     batch: Batch
     items: Mapping[ItemState, int]
+    other_settings: int = 0
+    """Tasks that ran with other settings than the batch was planned with, of those looked at."""
 
 
 async def read_batch(
@@ -74,6 +78,9 @@ async def read_batch(
     """
     states = (ItemState.SPAWNED, ItemState.FAILED)
     items = [item for state in states for item in batches.items(batch.batch_id, state)]
+    planned = batch.parameters.get("about", {}).get("settings")
+    if planned is not None:
+        items += batches.items(batch.batch_id, ItemState.COMPLETED, limit=_RESULTS_MAX)
     by_task = {UUID(item.task_id): item for item in items if item.task_id is not None}
     wanted, tasks = TaskFilter(task_ids=list(by_task)), list[Task]()
     if by_task:
@@ -88,7 +95,16 @@ async def read_batch(
     not_ended = counts[ItemState.WAITING] + counts[ItemState.SPAWNED]
     if batch.state in (BatchState.ACTIVE, BatchState.COMPLETED):
         batch = replace(batch, state=BatchState.ACTIVE if not_ended else BatchState.COMPLETED)
-    return BatchSummary(batch, {state: counts[state] for state in ItemState}), changed
+    others = 0 if planned is None else sum(_ran_with(task) not in (None, planned) for task in tasks)
+    return BatchSummary(batch, {state: counts[state] for state in ItemState}, others), changed
+
+
+def _ran_with(task: Task) -> object:
+    """The digest of the settings with which a completed task ran, as its result has it."""
+    match task.completed_payload:
+        case {"config_ref": {"digest": digest}}:
+            return digest
+    return None
 
 
 async def read_open_names(inspection: Inspection, batches: Batches) -> dict[str, str]:
