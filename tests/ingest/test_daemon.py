@@ -15,6 +15,7 @@ from arriving_groups import QUEUE, DaemonSite, group_id
 from daemon_crashes import SCRIPT_RULES, crash_points, final_state, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sky_products import commit, described_image
 from sqlalchemy import update
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
@@ -24,6 +25,8 @@ from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.errors import RegistryAwayError
 from absurd_contimg.ingest.closing import ClosingRules
 from absurd_contimg.ingest.windows import WindowRules
+from absurd_contimg.products.outputs import ImageOutputs, to_json
+from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry import GroupStatus
 from absurd_contimg.registry.models import IngestState
 from absurd_contimg.registry.windows import Window, WindowRow, WindowState
@@ -129,6 +132,52 @@ async def test_ended_groups_have_a_photometry_task(site: DaemonSite) -> None:
     assert [key for name, key in await site.tasks() if name == "photometry"] == [
         f"photometry:{group_id(0)}"
     ]
+
+
+def register_image(site: DaemonSite, number: int, made: int) -> str:
+    """As a worker does that has made the image of a group; a later one is the newer. Its key."""
+    folder, scratch = site.root / "products", site.root / f"made-{made}"
+    if not scratch.exists():
+        scratch.mkdir()
+        outputs = to_json(ImageOutputs(described_image(folder)))
+        commit(scratch, folder, "image", group_id(number), f"key-{made}", outputs, made)
+    (image,) = folder.glob(f"images/*key-{made}")
+    site.registry.register(image, load_committed(image))
+    return f"key-{made}"
+
+
+async def photometry_keys(site: DaemonSite) -> list[str]:
+    return [key for name, key in await site.tasks() if name == "photometry"]
+
+
+async def test_each_new_image_of_a_group_has_a_photometry_task(site: DaemonSite) -> None:
+    """After a reprocessing the fluxes were silently those of the old image."""
+    await groups_of_a_night(site, range(2))
+    register_image(site, 0, 1)
+    site.finish(0)
+    site.finish(1)
+    await site.polls(60, 2)
+    expected = [f"photometry:{group_id(0)}:key-1", f"photometry:{group_id(1)}"]
+    assert await photometry_keys(site) == expected
+    register_image(site, 0, 1)  # by a worker that takes up a task again
+    await site.polls(60, 2)
+    assert await photometry_keys(site) == expected
+    register_image(site, 0, 2)
+    await site.polls(60, 2)
+    assert await photometry_keys(site) == [*expected, f"photometry:{group_id(0)}:key-2"]
+
+
+async def test_an_image_that_comes_while_photometry_is_spawned_is_measured_too(
+    site: DaemonSite,
+) -> None:
+    await groups_of_a_night(site, range(1))
+    register_image(site, 0, 1)
+    site.finish(0)
+    ((group, image_key),) = site.tables.groups_for_photometry()
+    register_image(site, 0, 2)
+    site.tables.note_photometry_task(group.group_id, group.files_version, image_key, "of the first")
+    await site.polls(60, 2)
+    assert await photometry_keys(site) == [f"photometry:{group_id(0)}:key-2"]
 
 
 async def test_a_late_group_supersedes_windows_and_their_mosaics_stay(site: DaemonSite) -> None:

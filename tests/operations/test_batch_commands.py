@@ -86,6 +86,7 @@ def test_plan_shows_what_runs_and_what_depends_on_it_and_spawns_nothing(
     text = " ".join(contimg("reprocess", "plan", "--until", "2026-03-03").split())
     assert "2 groups: 2 catalog_setup, 2 convert" in text
     assert "1 window, 0 mosaics, 0 publications window w1" in text
+    assert "The daemon has 2 new images measured (photometry)." in text
     assert "is not known: no task has run catalog_setup" in text
     made = json.loads(contimg("reprocess", "plan", "--since", "2026-03-03T00:00", "--json"))
     assert [each["group"] for each in made["groups"]] == GROUPS[2:]

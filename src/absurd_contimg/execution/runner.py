@@ -252,7 +252,7 @@ def check_folders(paths: PathsConfig) -> None:
         )
     others = {paths.input_dir, *(getattr(paths, name) for name in _WRITTEN)}
     for path in linked_folders(paths.output_dir) if paths.output_dir.is_dir() else ():
-        if path not in others and path.stat().st_dev != devices["output_dir"]:
+        if path not in others and path.is_dir() and path.stat().st_dev != devices["output_dir"]:
             raise SettingError(
                 f"{path} is a link to another file system, {os.readlink(path)}, so products cannot "
                 "be renamed into place.",

@@ -217,13 +217,15 @@ class Daemon:
             _log.info("window %s: task %s", window.window_id, task_id)
 
     async def _spawn_photometry(self) -> None:
-        for group in await asyncio.to_thread(self.store.groups_for_photometry):
+        for group, image_key in await asyncio.to_thread(self.store.groups_for_photometry):
             catalog = await asyncio.to_thread(self.find_catalog)
             inputs = PhotometryInputs(group_id=group.group_id, catalog_path=catalog)
-            options = of_version(photometry_tasks.spawn_options(group.group_id), group)
+            options = photometry_tasks.spawn_options(group.group_id, image_key)
+            options = of_version(options, group)
             task_id = await self._spawn(photometry_tasks.TASK_NAME, inputs, options)
             await asyncio.to_thread(
-                self.store.note_photometry_task, group.group_id, group.files_version, task_id
+                self.store.note_photometry_task,
+                *(group.group_id, group.files_version, image_key, task_id),
             )
 
 

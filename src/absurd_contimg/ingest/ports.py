@@ -51,14 +51,16 @@ class IngestStore(Protocol):
 
     def groups_to_spawn(self) -> list[IngestGroup]: ...  # noqa: D102
 
-    def groups_for_photometry(self) -> list[IngestGroup]: ...  # noqa: D102
+    def groups_for_photometry(  # noqa: D102
+        self,
+    ) -> list[tuple[IngestGroup, str | None]]: ...
 
     def note_task(self, group_id: str, files_version: int, task_id: str) -> None: ...  # noqa: D102
 
     def forget_task(self, group_id: str, files_version: int) -> None: ...  # noqa: D102
 
     def note_photometry_task(  # noqa: D102
-        self, group_id: str, files_version: int, task_id: str
+        self, group_id: str, files_version: int, image_key: str | None, task_id: str
     ) -> None: ...
 
     def observations(self) -> list[IngestGroup]: ...  # noqa: D102

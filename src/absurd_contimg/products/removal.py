@@ -17,7 +17,7 @@ from absurd_contimg.config.retention import REMOVED
 from absurd_contimg.errors import BrokenProductError
 from absurd_contimg.owned_folders import Mark
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
-from absurd_contimg.products.store import load_committed
+from absurd_contimg.products.store import link_above, load_committed
 
 _NOTE = "removal.json"
 _PRODUCT = "product"
@@ -71,12 +71,17 @@ def take_out(
 ) -> TakenOut:
     """Move a product out of its place.
 
-    Raises `BrokenProductError` if the product of that key is not there, or is a link.
+    Raises `BrokenProductError` if the product of that key is not there, is a link or behind one.
     """
     manifest = load_committed(folder, files)
     if manifest.key != key or folder.is_symlink():
         raise BrokenProductError(
             f"{folder} is a link or holds the product {manifest.key}, not {key}.",
+            "Nothing was removed. Compare: contimg registry check.",
+        )
+    if (link := link_above(folder, output_dir)) is not None:
+        raise BrokenProductError(
+            f"{folder} lies behind the link {link}.",
             "Nothing was removed. Compare: contimg registry check.",
         )
     holding = output_dir / REMOVED / key

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,40 +167,84 @@ def earlier_output_dir(product: str, output_dir: Path, files: FileSystem = LOCAL
     return None
 
 
-def linked_folders(output_dir: Path) -> list[Path]:
-    """Folders that are links, other than products: what is below them does not count."""
-    return [
-        path
-        for path in sorted(output_dir.iterdir())
-        if path.is_symlink()
-        and path.name not in (PUBLISHED, REMOVED)
-        and _PRODUCT_NAME.fullmatch(path.name) is None
-        and path.is_dir()
-        and not (path / MANIFEST_NAME).exists()
-        and not output_dir.resolve().is_relative_to(path.resolve())
-    ]
+def linked_folders(output_dir: Path) -> Iterator[Path]:
+    """Folders that are links, at any level, other than products: none of them is followed.
+
+    Also links whose target cannot be looked at: its disk may be away.
+    """
+    for folder, subfolders, files in os.walk(output_dir):
+        if MANIFEST_NAME in (*files, *subfolders):
+            subfolders.clear()
+            continue
+        kept = (PUBLISHED, REMOVED) if Path(folder) == output_dir else ()
+        others = [name for name in subfolders if not _PRODUCT_NAME.fullmatch(name)]
+        subfolders[:] = sorted(name for name in others if name not in kept)
+        for name in sorted((*subfolders, *files)):
+            path = Path(folder, name)
+            is_link = path.is_symlink() and not _PRODUCT_NAME.fullmatch(name)
+            if is_link and _may_be_folder(path) and not _leads_up(path, output_dir):
+                yield path
+
+
+def link_above(folder: Path, output_dir: Path) -> Path | None:
+    """The first linked folder on the way from the output folder to a product, if there is one."""
+    if not folder.is_relative_to(output_dir):
+        return None
+    above = [path for path in folder.parents if path.is_relative_to(output_dir)][:-1]
+    return next((path for path in reversed(above) if path.is_symlink()), None)
+
+
+def why_unread(folder: Path, output_dir: Path) -> str:
+    """Why a product that the registry knows is in no list of those that are on disk."""
+    if (link := link_above(folder, output_dir)) is not None:
+        return f"{folder} is not read: it lies behind the link {link}."
+    if not os.path.lexists(folder):
+        return f"{folder} is gone, and the registry knows it: contimg registry check"
+    return (
+        f"{folder} is not read: it has no {MANIFEST_NAME}, or is in no folder of products. Move "
+        "away what is left of it, and make it again: contimg reprocess plan, then start."
+    )
+
+
+def _may_be_folder(link: Path) -> bool:
+    try:
+        return stat.S_ISDIR(link.stat().st_mode) and not os.path.lexists(link / MANIFEST_NAME)
+    except OSError as error:
+        return error.errno != errno.ELOOP
+
+
+def _leads_up(link: Path, output_dir: Path) -> bool:
+    return output_dir.resolve().is_relative_to(link.resolve())
 
 
 def product_folders(
     output_dir: Path,
     *,
     like_products: bool = False,
-    on_error: Callable[[OSError], None] | None = None,
+    on_unread: Callable[[Path, str], None] | None = None,
 ) -> Iterator[Path]:
     """Every folder with a manifest below an output folder, in the order of their paths.
 
     A product may be a link to a folder; a link with the name of a product counts as one, so that
-    it is missed while its target is away. Those of a folder come first. Other links are left out,
-    after a call of `on_error` where products are behind them.
-    With `like_products`, folders too that have the name of a product and no manifest. Folders that
-    cannot be read are left out, after a call of `on_error`, and so are `PUBLISHED`, which
-    holds copies of products, and `REMOVED`, which holds what is being removed.
+    it is missed while its target is away. Those of a folder come first. No other link is followed.
+    With `like_products`, folders too that have the name of a product and no manifest. `PUBLISHED`,
+    which holds copies of products, and `REMOVED`, which holds what is being removed, are left out.
+    `on_unread` gets each folder that is not read, and why: it cannot be, or is a link with products
+    behind it.
     """
+
+    def on_error(error: OSError) -> None:
+        folder = Path(error.filename)
+        is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+        if on_unread is not None and folder.name != "lost+found" and not is_gone:
+            on_unread(folder, f"{folder} cannot be read ({error.strerror}).")
+
     for folder, subfolders, files in os.walk(output_dir, onerror=on_error):
         if Path(folder) == output_dir:
             subfolders[:] = [name for name in subfolders if name not in (PUBLISHED, REMOVED)]
-            if on_error is not None:
-                _report_links(output_dir, on_error)
+            if on_unread is not None:
+                for link, (problem, remedy) in unread_links(output_dir).items():
+                    on_unread(link, f"{problem} {remedy}")
         for name in sorted((*subfolders, *files)):
             path = Path(folder, name)
             is_named = _PRODUCT_NAME.fullmatch(name) or os.path.lexists(path / MANIFEST_NAME)
@@ -212,11 +257,21 @@ def product_folders(
             yield Path(folder)
 
 
-def _report_links(output_dir: Path, on_error: Callable[[OSError], None]) -> None:
-    """Call `on_error` for each linked folder that has products behind it."""
-    for path in linked_folders(output_dir):
-        if any(product_folders(path)):
-            on_error(OSError(errno.ELOOP, "it is a link, which is not followed", str(path)))
+def unread_links(output_dir: Path) -> dict[Path, tuple[str, str]]:
+    """The linked folders with products behind them or an absent target; problem and remedy."""
+    links: dict[Path, tuple[str, str]] = {}
+    for link in linked_folders(output_dir):
+        is_there = link.exists()
+        if is_there and not any(product_folders(link)):
+            continue
+        absent = "" if is_there else ", which is not there,"
+        links[link] = (
+            f"{link} is a link to {os.readlink(link)}{absent} and is not followed: products behind "
+            "it are not read.",
+            "Move the folder back to its place, or put a folder there that has a link for each "
+            "product: those are followed.",
+        )
+    return links
 
 
 def read_products(
@@ -224,12 +279,7 @@ def read_products(
 ) -> None:
     """Add what is on disk and not yet known; `broken` gets what cannot be read, and why."""
 
-    def on_error(error: OSError) -> None:
-        folder = Path(error.filename)
-        if folder.name != "lost+found" and not isinstance(error, FileNotFoundError):
-            broken[folder] = f"{folder} cannot be read ({error.strerror})."
-
-    for folder in product_folders(output_dir, on_error=on_error):
+    for folder in product_folders(output_dir, on_unread=broken.__setitem__):
         if folder in products or folder in broken:
             continue
         try:

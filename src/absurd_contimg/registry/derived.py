@@ -62,6 +62,11 @@ def progress_of(manifest: Manifest) -> GroupStatus | None:
     return next((status for kind, status in _PROGRESS.items() if _has(manifest, kind)), None)
 
 
+def is_image(manifest: Manifest) -> bool:
+    """Whether a product is the image of a group."""
+    return _has(manifest, ImageOutputs)
+
+
 def belongs_to_window(manifest: Manifest) -> bool:
     """Whether a product is of a window of groups, whose id it has in place of a group's."""
     if _has(manifest, PhotometryOutputs):

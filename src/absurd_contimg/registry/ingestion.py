@@ -32,6 +32,7 @@ from absurd_contimg.registry.models import (
     ObservationGroup,
     SubbandFile,
 )
+from absurd_contimg.registry.photometry import newest_image_key
 from absurd_contimg.registry.subband_files import files_in_groups, known_paths
 from absurd_contimg.registry.windows import (
     Window,
@@ -217,8 +218,11 @@ class IngestionTables:
         with self._database.reading() as session:
             return ingest_groups(session, query)
 
-    def groups_for_photometry(self) -> list[IngestGroup]:
-        """The groups that ended well, and have no task of photometry."""
+    def groups_for_photometry(self) -> list[tuple[IngestGroup, str | None]]:
+        """The groups that ended well and whose newest image has no task of photometry.
+
+        Each with the key of that image; None if the registry knows none.
+        """
         ended = (GroupStatus.DONE.value, GroupStatus.DEGRADED.value)
         query = (
             select(ObservationGroup)
@@ -228,28 +232,28 @@ class IngestionTables:
             .order_by(ObservationGroup.group_id)
         )
         with self._database.reading() as session:
-            return [_group(row, ()) for row in session.scalars(query)]
+            return [
+                (_group(row, ()), newest_image_key(session, row.group_id))
+                for row in session.scalars(query).all()
+            ]
 
     def note_task(self, group_id: str, files_version: int, task_id: str) -> None:
         """Note the pipeline task of a group's files."""
-        self._set_task(group_id, files_version, task_id=task_id)
+        with self._database.writing() as session:
+            _set_task(session, group_id, files_version, task_id=task_id)
 
     def forget_task(self, group_id: str, files_version: int) -> None:
         """Let a group have no pipeline task: it gets another one."""
-        self._set_task(group_id, files_version, task_id=None)
-
-    def note_photometry_task(self, group_id: str, files_version: int, task_id: str) -> None:
-        """Note the photometry task of a group."""
-        self._set_task(group_id, files_version, photometry_task_id=task_id)
-
-    def _set_task(self, group_id: str, files_version: int, **task: str | None) -> None:
         with self._database.writing() as session:
-            session.execute(
-                update(ObservationGroup)
-                .where(ObservationGroup.group_id == group_id)
-                .where(ObservationGroup.files_version == files_version)
-                .values(**task)
-            )
+            _set_task(session, group_id, files_version, task_id=None)
+
+    def note_photometry_task(
+        self, group_id: str, files_version: int, image_key: str | None, task_id: str
+    ) -> None:
+        """Note the photometry task of a group, unless a newer image has come meanwhile."""
+        with self._database.writing() as session:
+            if newest_image_key(session, group_id) == image_key:
+                _set_task(session, group_id, files_version, photometry_task_id=task_id)
 
     def observations(self) -> list[IngestGroup]:
         """All groups of ingestion without their files, in the order of their names."""
@@ -315,6 +319,15 @@ class IngestionTables:
                 file.state, file.reason = FileState.ARRIVING.value, None
                 file.first_seen = file.unchanged_since = _text(now)
             return row.files_version
+
+
+def _set_task(session: Session, group_id: str, files_version: int, **task: str | None) -> None:
+    session.execute(
+        update(ObservationGroup)
+        .where(ObservationGroup.group_id == group_id)
+        .where(ObservationGroup.files_version == files_version)
+        .values(**task)
+    )
 
 
 def _closed_groups(session: Session, group_ids: Collection[str]) -> Mapping[str, str]:

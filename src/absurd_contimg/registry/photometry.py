@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sqlalchemy import ForeignKey, Index, select
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import MissingInputError
@@ -108,6 +108,21 @@ def source_positions(database: Database) -> dict[str, tuple[float, float]]:
         return {source: (ra, dec) for source, ra, dec in session.execute(query)}
 
 
+def newest_image_key(session: Session, group_id: str) -> str | None:
+    """The key of the newest image of a group, or of the newest mosaic of a window; None without."""
+    for table, column in ((ImageRow, ImageRow.group_id), (MosaicRow, MosaicRow.window_id)):
+        query = (
+            select(table.product_key)
+            .join(Product, Product.key == table.product_key)
+            .where(column == group_id)
+            .order_by(Product.created_at.desc(), Product.key)
+            .limit(1)
+        )
+        if (key := session.scalar(query)) is not None:
+            return key
+    return None
+
+
 @patient
 def image_outputs(database: Database, group_id: str) -> Mapping[str, Json]:
     """The outputs of the newest image of a group, or of the newest mosaic of a window.
@@ -115,17 +130,10 @@ def image_outputs(database: Database, group_id: str) -> Mapping[str, Json]:
     Raises `MissingInputError` without any.
     """
     with database.reading() as session:
-        for table, column in ((ImageRow, ImageRow.group_id), (MosaicRow, MosaicRow.window_id)):
-            query = (
-                select(table.details)
-                .join(Product, Product.key == table.product_key)
-                .where(column == group_id)
-                .order_by(Product.created_at.desc(), Product.key)
-                .limit(1)
-            )
-            if (details := session.scalar(query)) is not None:
-                outputs: Mapping[str, Json] = database.resolved(details)
-                return outputs
+        key = newest_image_key(session, group_id)
+        if key is not None:
+            outputs: Mapping[str, Json] = database.resolved(session.get_one(Product, key).outputs)
+            return outputs
     raise MissingInputError(
         f"There is no image of a group {group_id} and no mosaic of a window of that name.",
         "Process the group, or make the mosaic: contimg mosaic make",

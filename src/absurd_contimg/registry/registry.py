@@ -8,6 +8,7 @@ processes may use one registry at a time.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,17 @@ from absurd_contimg.products.mosaic_outputs import MosaicMembers
 from absurd_contimg.products.outputs import Caltable
 from absurd_contimg.products.store import (
     is_whole,
+    link_above,
     load_committed,
     product_folders,
     read_products,
     verify,
+    why_unread,
 )
 from absurd_contimg.products.subband_files import parse_subband_name
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
 from absurd_contimg.registry.database import Database, patient
+from absurd_contimg.registry.derived import is_image
 from absurd_contimg.registry.group_assignment import assign_groups
 from absurd_contimg.registry.grouping import TOLERANCE_SECONDS
 from absurd_contimg.registry.groups import Group, with_files
@@ -119,10 +123,13 @@ class Registry:
     def register(self, folder: Path, manifest: Manifest) -> None:
         """Enter a committed product; the same one again changes nothing.
 
-        A file that was replaced before the product was made of it counts as accepted.
+        A file that was replaced before the product was made of it counts as accepted. A new image
+        has no photometry task yet.
         """
         replaced = replaced_inputs(self.database, manifest)
         with self.database.writing() as session:
+            if is_image(manifest) and session.get(Product, manifest.key) is None:
+                ensure_group(session, manifest.group_id).photometry_task_id = None
             enter_product(session, self.database, folder, manifest)
             accept_replaced(session, replaced)
 
@@ -144,7 +151,8 @@ class Registry:
         A set that was retired as absent, and is whole, is in use again. One that somebody retired
         keeps its rows where its product is not found: it may come back. Workers may go on: what
         they have published meanwhile is entered too. Raises `MissingInputError` where products
-        are known, the folder holds none, and it is not said that it may be empty.
+        are known, the folder holds none, and it is not said that it may be empty. A product on disk
+        whose row is dropped is among the broken ones.
         """
         products: dict[Path, Manifest] = {}
         broken: dict[Path, str] = {}
@@ -158,8 +166,16 @@ class Registry:
                 for row in session.scalars(select(CaltableSetRow))
                 if _is_retired_by_somebody(row)
             }
+            before = {
+                row.key: Path(self.database.resolved(row.folder))
+                for row in session.execute(select(Product.key, Product.folder))
+            }
             delete_derived_rows(session, retired.keys() - {m.key for m in products.values()})
             broken |= enter_products(session, self.database, products)
+            kept = set(session.scalars(select(Product.key)))
+            dropped = (folder for key, folder in before.items() if key not in kept)
+            for folder in filter(os.path.lexists, dropped):
+                broken.setdefault(folder, why_unread(folder, output_dir))
             for key, reason in retired.items():
                 retire(session, key, reason)
         return RebuildReport(len(products.keys() - broken.keys()), tuple(broken.items()))
@@ -267,7 +283,7 @@ class Registry:
                 )
         return [name for _, name in whole]
 
-    def _needed_folders(self) -> list[Path]:
+    def needed_folders(self) -> list[Path]:
         """The folders of known products; without retired sets that are gone: nobody needs them."""
         with self.database.reading() as session:
             sets = session.scalars(select(CaltableSetRow))
@@ -280,21 +296,20 @@ class Registry:
         reinstated = self.reinstate()
         broken: list[tuple[Path, str]] = []
         known: set[Path] = set()
-        for folder in self._needed_folders():
+        for folder in self.needed_folders():
             known.add(folder)
+            if link_above(folder, output_dir) is not None:
+                broken.append((folder, why_unread(folder, output_dir)))
+                continue
             try:
                 verify(folder, load_committed(folder))
             except (UserError, OSError) as error:
                 broken.append((folder, str(error)))
-        unknown = [folder for folder in product_folders(output_dir) if folder not in known]
+        unread: dict[Path, str] = {}
+        on_disk = product_folders(output_dir, on_unread=unread.__setitem__)
+        unknown = [folder for folder in on_disk if folder not in known]
+        broken += unread.items()
         return CheckReport(len(known), tuple(broken), tuple(unknown), tuple(reinstated))
-
-    def absent_products(self) -> list[Path]:
-        """The folders of products that are known and not on disk, but for those that nobody needs.
-
-        Only looks whether they are there: see `check`.
-        """
-        return [folder for folder in self._needed_folders() if not folder.exists()]
 
     def register_files(
         self, paths: Iterable[Path], tolerance_seconds: int = TOLERANCE_SECONDS

@@ -44,9 +44,10 @@ class PhotometryInputs(BaseModel):
     """The sky catalogue (CSV) with the positions."""
 
 
-def spawn_options(group_id: str) -> SpawnOptions:
-    """One task for each group or window."""
-    return SpawnOptions(headers=version_headers(VERSION), idempotency_key=f"{TASK_NAME}:{group_id}")
+def spawn_options(group_id: str, image_key: str | None = None) -> SpawnOptions:
+    """One task for each group or window, and for each image of it by its product key."""
+    key = f"{TASK_NAME}:{group_id}" + ("" if image_key is None else f":{image_key}")
+    return SpawnOptions(headers=version_headers(VERSION), idempotency_key=key)
 
 
 def parse_params(params: object, paths: PathsConfig) -> PhotometryInputs:

@@ -167,7 +167,7 @@ def verify_products(
     """Compare the bytes of committed products and published copies with their manifests' digests.
 
     Reads every byte. Exit code 1 if one differs, cannot be read or has lost its manifest; without
-    names also if one that the registry knows is gone.
+    names also if one that the registry knows is gone or was not read.
     """
     settings = state.settings()
     output_dir = settings.pipeline.paths.output_dir
@@ -175,19 +175,22 @@ def verify_products(
     n_products = n_copies = 0
     if not products and not output_dir.is_dir():
         raise MissingInputError(f"There is no folder {output_dir}.", "Check --output-dir.")
+    known = {} if products else _known(settings, wrong)
+    read: set[Path] = set()
     for path in products or [output_dir]:
         folders = _products_at(path, wrong)
         if products and not folders and not wrong:
             wrong[str(path)] = f"{path} is no product, holds none, or is not there."
         n_products += len(folders)
+        read.update(folders)
         for folder in folders:
             _verify(folder, wrong)
     if not products:
         n_copies = _verify_copies(settings.pipeline.paths.published, wrong)
-        try:
-            wrong |= _gone(settings)
-        except AwayError as error:  # what was read is told nevertheless
-            wrong["registry"] = f"Whether a product is gone is not known: {error}"
+        still_known = _known(settings, wrong)
+        for folder in sorted(known.keys() & still_known.keys()):
+            if folder.parent.resolve() / folder.name not in read:
+                wrong.setdefault(str(folder), known[folder])
     if as_json:
         print_json({"verified": n_products + n_copies, "differ": wrong})
     else:
@@ -201,40 +204,48 @@ def verify_products(
         raise typer.Exit(1)
 
 
-def _gone(settings: Settings) -> dict[str, str]:
-    """The products and copies that the registry knows and that are not there, by their folder."""
+def _known(settings: Settings, wrong: dict[str, str]) -> dict[Path, str]:
+    """The products that the registry knows, and the copies that are gone, with what is wrong.
+
+    What is wrong of a product counts if it is not read.
+    """
     from absurd_contimg.operations.services import is_gone, open_registry
+    from absurd_contimg.products.store import why_unread
     from absurd_contimg.registry.database import exists
 
-    if not exists(settings.registry_url):
+    try:
+        if not exists(settings.registry_url):
+            return {}
+        with closing(open_registry(settings)) as registry:
+            output_dir = settings.pipeline.paths.output_dir
+            products = {each: why_unread(each, output_dir) for each in registry.needed_folders()}
+            copies = [each.destination for each in registry.publications.all() if is_gone(each)]
+    except AwayError as error:  # what was read is told nevertheless
+        wrong["registry"] = f"Whether a product is gone is not known: {error}"
         return {}
-    with closing(open_registry(settings)) as registry:
-        return {
-            str(folder): f"{folder} is gone, and the registry knows it: contimg registry check"
-            for folder in (
-                *registry.absent_products(),
-                *(each.destination for each in registry.publications.all() if is_gone(each)),
-            )
-        }
+    gone = {
+        each: f"{each} is gone, and the registry knows it: contimg registry check"
+        for each in copies
+    }
+    return products | gone
 
 
 def _products_at(path: Path, wrong: dict[str, str]) -> list[Path]:
-    """The products below a path, or the one that it lies in; links are followed.
+    """The products below a path, or the one that it lies in. The path may be a link.
 
-    Folders that cannot be read go into `wrong`, by their path.
+    Folders that are not read go into `wrong`, by their path.
     """
     from absurd_contimg.products.manifest import MANIFEST_NAME
     from absurd_contimg.products.store import product_folders
 
-    def on_error(error: OSError) -> None:
-        if isinstance(error, PermissionError) and Path(error.filename).name != "lost+found":
-            wrong[error.filename] = f"{error.filename} cannot be read ({error.strerror})."
+    def on_unread(folder: Path, text: str) -> None:
+        wrong[str(folder)] = text
 
     # A product that is a link keeps its name: its manifest has it.
     if path.is_symlink() and os.path.lexists(path / MANIFEST_NAME):
         return [path.parent.resolve() / path.name]
     path = path.resolve()
-    below = list(product_folders(path, like_products=True, on_error=on_error))
+    below = list(product_folders(path, like_products=True, on_unread=on_unread))
     around = [folder for folder in path.parents if (folder / MANIFEST_NAME).is_file()]
     return below or around[:1]
 

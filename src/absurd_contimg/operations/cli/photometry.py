@@ -56,8 +56,8 @@ def photometry(
     with _registry(settings) as registry:
         table = _newest_table(registry, name)
     if make:
-        _require_image(settings, name)
-        task = _spawn(settings, name)
+        image_key = _require_image(settings, name)
+        task = _spawn(settings, name, image_key)
         if as_json:
             print_json({"task_id": task.task_id, "created": task.created})
         else:
@@ -306,19 +306,23 @@ def _newest_table(registry: Registry, name: str) -> Path | None:
     return None
 
 
-def _require_image(settings: Settings, name: str) -> None:
-    """Raise `BrokenProductError` if the newest image of a group or window is gone."""
+def _require_image(settings: Settings, name: str) -> str | None:
+    """The newest image of a group or window, by its key; `BrokenProductError` if it is gone."""
+    from absurd_contimg.registry.photometry import newest_image_key
     from absurd_contimg.stages.photometry import require_image
 
     with _registry(settings) as registry:
         outputs = registry.image_outputs(name)
+        with registry.database.reading() as session:
+            image_key = newest_image_key(session, name)
     for kind in ("image", "mosaic"):
         described = outputs.get(kind)
         if isinstance(described, Mapping) and isinstance(path := described.get("path"), str):
             require_image(Path(path), name)
+    return image_key
 
 
-def _spawn(settings: Settings, name: str) -> SpawnedTask:
+def _spawn(settings: Settings, name: str, image_key: str | None) -> SpawnedTask:
     """A new task, unless one is waiting or running."""
     from absurd_contimg.ingest.spawn import find_catalog
     from absurd_contimg.workflows.photometry import TASK_NAME, PhotometryInputs, spawn_options
@@ -327,7 +331,7 @@ def _spawn(settings: Settings, name: str) -> SpawnedTask:
     params = inputs.model_dump(mode="json")
 
     async def spawn(backend: Backend) -> SpawnedTask:
-        options, number = spawn_options(name), 1
+        options, number = spawn_options(name, image_key), 1
         first_key = options.idempotency_key
         while True:
             task = await backend.spawn_task(settings.queue_name, TASK_NAME, params, options)

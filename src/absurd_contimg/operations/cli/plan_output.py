@@ -79,6 +79,8 @@ def show_plan(made: ReprocessingPlan, workers: int) -> None:
     )
     for window in depends.windows[:_SHOWN_MAX]:
         console.print(message_line(f"  window {window}"))
+    if images := made.stage_runs.get("image"):
+        console.print(f"The daemon has {counted(images, 'new image')} measured (photometry).")
     show_damaged([text for each in included for text in each.damaged])
     unknown = ", ".join(made.unknown_stages)
     if made.seconds:

@@ -124,7 +124,8 @@ def rebuild(
             {"report": report, "groups_that_go_on": woken, "publications_entered": published}
         )
     else:
-        _show("is broken and was left out", [text for _, text in report.broken])
+        for _, text in report.broken:
+            console.out(f"Left out: {text}")
         _show("has a calibration and goes on", woken)
         if published:
             console.out(f"{published} published copies entered.")

@@ -35,7 +35,12 @@ from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.disk_usage import disk_usage, size_text
 from absurd_contimg.ingest.spawn import find_catalog
-from absurd_contimg.operations.doctor.site_folders import folder_names, own_site, publish_folder
+from absurd_contimg.operations.doctor.site_folders import (
+    folder_names,
+    folders_of_products,
+    own_site,
+    publish_folder,
+)
 from absurd_contimg.operations.doctor.software import Finding, stage_software
 from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.registry.service_records import CLOCK_OFFSET_SECONDS_MAX
@@ -144,6 +149,7 @@ def _folders(settings: Settings) -> list[Finding]:
         _writable_folder("scratch_dir", paths.scratch_dir),
         _writable_folder("state_dir", paths.state_dir),
         location,
+        *folders_of_products(paths.output_dir),
         *publish_folder(settings),
         *_disks(settings),
     ]

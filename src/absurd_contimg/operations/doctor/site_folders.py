@@ -14,6 +14,7 @@ from absurd_contimg.execution.runner import check_folder_names
 from absurd_contimg.operations.doctor.software import Finding
 from absurd_contimg.operations.services import require_own_site
 from absurd_contimg.products.publication import check_mounted
+from absurd_contimg.products.store import unread_links
 from absurd_contimg.registry.database import Database, exists
 from absurd_contimg.registry.publications import Publications
 from absurd_contimg.settings import Settings
@@ -26,6 +27,12 @@ def folder_names(paths: PathsConfig) -> list[Finding]:
     except SettingError as error:
         return [Finding(False, "folder names", error.problem, error.remedy)]
     return []
+
+
+def folders_of_products(output_dir: Path) -> list[Finding]:
+    """Each linked folder below the output folder that has products behind it."""
+    links = unread_links(output_dir).values()
+    return [Finding(False, "folders of products", problem, remedy) for problem, remedy in links]
 
 
 def publish_folder(settings: Settings) -> list[Finding]:

@@ -28,6 +28,7 @@ from absurd_contimg.products.outputs import (
     names,
 )
 from absurd_contimg.products.removal import TakenOut, interrupted, take_out
+from absurd_contimg.products.store import link_above
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.models import CaltableSetRow, ObservationGroup, Product
 from absurd_contimg.registry.removed_products import RemovedProduct
@@ -111,8 +112,8 @@ def plan_retention(
         limit, name = min(passed)
         folder = Path(row["folder"])
         kept = needs.reason(row["key"], row["group_id"], folder)
-        if kept is None and (folder.is_symlink() or not folder.is_dir()):
-            kept = "it is a link or not there: contimg registry check"
+        if kept is None and not _is_at_its_place(folder, registry.database.output_dir):
+            kept = "it is a link, behind one, or not there: contimg registry check"
         old.append(
             OldProduct(
                 *(row["key"], row["stage"], row["group_id"], folder),
@@ -163,6 +164,12 @@ def run_retention(
     finally:
         files.unlock(lock)
     return RetentionReport(tuple(removed), tuple(kept), finished)
+
+
+def _is_at_its_place(folder: Path, output_dir: str | None) -> bool:
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return output_dir is None or link_above(folder, Path(output_dir)) is None
 
 
 def _take_out(

@@ -41,6 +41,8 @@ class SimulatedIngestion:
         self._groups: dict[str, IngestGroup] = {}
         """Without status and files."""
         self._photometry_tasks: dict[str, str] = {}
+        self._images: dict[str, str] = {}
+        """The key of each group's newest image."""
         self._windows: dict[str, Window] = {}
 
     def fork(self, status_of: Callable[[str], Status]) -> SimulatedIngestion:
@@ -49,12 +51,14 @@ class SimulatedIngestion:
         twin._files = dict(self._files)
         twin._groups = dict(self._groups)
         twin._photometry_tasks = dict(self._photometry_tasks)
+        twin._images = dict(self._images)
         twin._windows = dict(self._windows)
         return twin
 
     def contents(self) -> str:
         """Everything that it knows."""
-        return repr((self._files, self._groups, self._photometry_tasks, self._windows))
+        tasks, images = self._photometry_tasks, self._images
+        return repr((self._files, self._groups, tasks, images, self._windows))
 
     # -- files ----------------------------------------------------------------------------
 
@@ -210,10 +214,16 @@ class SimulatedIngestion:
         """The accepted groups without a task."""
         return self._with_files(group for group in self._closed() if group.task_id is None)
 
-    def groups_for_photometry(self) -> list[IngestGroup]:
-        """The groups that ended well, and have no task of photometry."""
+    def note_image(self, group_id: str, key: str) -> None:
+        """A new image of a group, which has no photometry task yet."""
+        if self._images.get(group_id) != key:
+            self._images[group_id] = key
+            self._photometry_tasks.pop(group_id, None)
+
+    def groups_for_photometry(self) -> list[tuple[IngestGroup, str | None]]:
+        """The groups that ended well and whose newest image has no task of photometry."""
         return [
-            group
+            (group, self._images.get(group.group_id))
             for group in self.observations()
             if group.status in _ENDED
             and group.task_id is not None
@@ -230,9 +240,12 @@ class SimulatedIngestion:
         if self._groups[group_id].files_version == files_version:
             self._groups[group_id] = replace(self._groups[group_id], task_id=None)
 
-    def note_photometry_task(self, group_id: str, files_version: int, task_id: str) -> None:
-        """Note the photometry task of a group."""
-        if self._groups[group_id].files_version == files_version:
+    def note_photometry_task(
+        self, group_id: str, files_version: int, image_key: str | None, task_id: str
+    ) -> None:
+        """Note the photometry task of a group, unless a newer image has come meanwhile."""
+        is_newest = self._images.get(group_id) == image_key
+        if is_newest and self._groups[group_id].files_version == files_version:
             self._photometry_tasks[group_id] = task_id
 
     def observations(self) -> list[IngestGroup]:

@@ -85,6 +85,8 @@ class SimulatedRegistry:
             self.calibrations[place] = None
         if outputs.keys() in (names(ImageOutputs), names(MosaicOutputs)):
             self._images[manifest.group_id] = outputs
+        if outputs.keys() == names(ImageOutputs):
+            self.ingestion.note_image(manifest.group_id, manifest.key)
 
     def set_group_status(
         self, group_id: str, status: GroupStatus, reason: str | None = None
