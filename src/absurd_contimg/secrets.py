@@ -32,7 +32,42 @@ _NO_SCHEME = re.compile(
     r"((?<![\w/.%+-])[\w.%+-]{1,200}:)[^\s:/@'\"]{4,500}(?=@[\w.\[\]-]{1,200}(?::\d{1,5}\b|/))"
 )
 _SCHEME = re.compile(r"(?:[A-Za-z][\w+.-]*:)*/+|(?:jdbc:)?postgres(?:ql)?(?:\+\w+)?:")
-_DATABASE_URL = re.compile(r"(?:sqlite|postgres(?:ql)?)(?:\+\w+)?://")
+NO_VALID_URL = "*** (is no valid URL)"
+"""What is shown of a connection in which nobody can say which part is secret."""
+
+_HOST = r"(?:\[[\da-fA-F:.]{2,60}\]|[\w.%~-]*)(?::\d{1,5})?"
+_CONNECTION_URL = re.compile(
+    r"(?P<scheme>(?:postgres|postgresql)(?:\+\w+)?://)"
+    r"(?:(?P<user>[\w.%~+-]*)(?P<password>:[^/]*)?@)?"
+    rf"(?P<place>{_HOST}(?:,{_HOST})*(?:/[\w.%~+-]*)?)(?P<query>\?.*)?",
+    re.DOTALL,
+)
+_FILE_URL = re.compile(r"sqlite(?:\+\w+)?:///")
+_PAIR = re.compile(r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)*)(?:\s+|$)", re.DOTALL)
+_OPTION = re.compile(r"(?:-c\s*|--)([\w.-]+)=\S*")
+_PLAIN_OPTIONS = frozenset({
+    "search_path", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout",
+    "timezone", "datestyle", "work_mem", "client_encoding", "client_min_messages",
+    "synchronous_commit",
+})  # fmt: skip
+_PLAIN_KEYS = frozenset({
+    "host", "hostaddr", "port", "dbname", "user", "connect_timeout", "client_encoding",
+    "application_name", "options", "fallback_application_name", "keepalives", "keepalives_idle",
+    "keepalives_interval", "keepalives_count", "tcp_user_timeout", "replication", "gssencmode",
+    "gssdelegation", "gsslib", "krbsrvname", "requirepeer", "require_auth", "channel_binding",
+    "sslmode", "sslnegotiation", "sslcompression", "sslcert", "sslkey", "sslcertmode",
+    "sslrootcert", "sslcrl", "sslcrldir", "sslsni", "ssl_min_protocol_version", "passfile",
+    "service", "ssl_max_protocol_version", "target_session_attrs", "load_balance_hosts",
+    "servicefile",
+})  # fmt: skip
+"""Of libpq, without those of a secret."""
+_HIDDEN_KEYS = frozenset({
+    "password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key",
+})  # fmt: skip
+_NO_SECRETS = _PLAIN_KEYS | _HIDDEN_KEYS | {
+    "postgres", "postgresql", "psycopg", "sqlite", "localhost", "127.0.0.1", "absurd",
+}  # fmt: skip
+"""Not learned as parts of what cannot be parsed: they are in many texts."""
 
 
 def _encoded(word: str) -> str:
@@ -63,11 +98,20 @@ def remember(connection: str) -> None:
 
 
 def remember_database(connection: str) -> None:
-    """`remember`; also the whole of a text that is neither a URL nor ``key=value``."""
+    """`remember`; also all that `shown_connection` does not show, in the pieces that errors quote.
+
+    Of a text that no rule fits, that is the whole.
+    """
     remember(connection)
-    if not (_DATABASE_URL.match(connection) or re.match(r"\s*\w+\s*=", connection)):
-        pieces = [each for each in connection.split() if len(each) >= _LENGTH_OF_NO_WORD]
-        _learn(connection, *pieces)
+    hidden = list(_hidden_parts(connection))
+    _learn(*hidden)
+    for text in hidden:
+        pieces = re.split(r"[\s'\"=&?@/:,]+", text)
+        _learn(*(p for p in pieces if len(p) >= _LENGTH_OF_NO_WORD and p not in _NO_SECRETS))
+    if _connection(connection, _MASK) == NO_VALID_URL:
+        secret = re.search(r"\bpas?s?w\w*\s*=(.*)", connection, re.IGNORECASE | re.DOTALL)
+        pieces = re.split(r"[\s'\"=&]+", secret[1]) if secret else []
+        _learn(*(piece for piece in pieces if piece not in _NO_SECRETS))
 
 
 def remember_registry(text: str) -> None:
@@ -82,6 +126,9 @@ def has_password(connection: str) -> bool:
 
 def is_plain_path(text: str) -> bool:
     """Whether the text can only be meant as a file's path, not as a database, misspelt or not."""
+    key = re.match(r"\s*(\w+)\s*=", text)
+    if key is not None and key[1] in _PLAIN_KEYS | _HIDDEN_KEYS:
+        return False
     return not re.match(r"[A-Za-z][\w+.-]*:|.*@|.*" + _PARAMETER.pattern, text, re.I | re.S)
 
 
@@ -101,7 +148,10 @@ def _passwords(connection: str) -> Iterator[str]:
 
 def remember_secret(secret: str) -> None:
     """Learn a password, a token or a URL that holds one, and the parts of that URL's path."""
-    parts = secret.split("/")[3:] if "://" in secret else []
+    _, separator, rest = secret.partition("://")
+    account, _, place = rest.rpartition("@")
+    path = re.split(r"[/?#]", place, maxsplit=1)[1:] if separator else []
+    parts = re.split(r"[/?&=#;:]", "/".join((account, *path)))
     _learn(secret, *(part for part in parts if len(part) >= _LENGTH_OF_NO_WORD))
 
 
@@ -131,9 +181,73 @@ def mask(text: str) -> str:
 
 
 def without_password(connection: str) -> str:
-    """A URL or ``key=value`` text that can still be used by those who have the password."""
-    text = re.sub(r"^((?>(?:[A-Za-z][\w+.-]*:/+)?)[^\s:/@=]*):.*(?=@)", r"\1", connection)
-    return mask(_PARAMETER.sub("", text).rstrip("?& "))
+    """A URL or ``key=value`` text that can still be used by those who have the password.
+
+    `NO_VALID_URL` where nobody can say which part is secret.
+    """
+    return mask(_connection(connection, None))
+
+
+def shown_connection(connection: str) -> str:
+    """The same with ``***`` in the place of each value that may be secret.
+
+    Shown is what is known not to be: the values of libpq's other keys.
+    """
+    return mask(_connection(connection, _MASK))
+
+
+def _connection(text: str, hidden: str | None) -> str:
+    """A connection with `hidden` for each secret value, or without it, key included."""
+    if not text.strip():
+        return text
+    if _FILE_URL.match(text):
+        path, mark, _ = text.partition("?")
+        return f"{path}{mark}{_MASK if mark else ''}"
+    if (url := _CONNECTION_URL.fullmatch(text)) is not None:
+        user, query = url["user"], url["query"]
+        pairs = [pair.partition("=") for pair in query[1:].split("&")] if query else []
+        if all(separator for _, separator, _ in pairs):
+            named = [(key, value, unquote(key), unquote(value)) for key, _, value in pairs]
+            parts = [part for each in named if (part := _pair(*each, hidden)) is not None]
+            secret = f":{hidden}" if url["password"] and hidden is not None else ""
+            account = "" if user is None else f"{user}{secret}@"
+            return f"{url['scheme']}{account}{url['place']}{'?' if parts else ''}{'&'.join(parts)}"
+    pairs_of_text = list(_PAIR.finditer(text))
+    is_whole = "".join(pair[0] for pair in pairs_of_text) == text
+    if is_whole and all(pair[1] in _PLAIN_KEYS | _HIDDEN_KEYS for pair in pairs_of_text):
+        quoted = [
+            (pair[1], pair[2], pair[1], re.sub(r"\\(.)", r"\1", pair[2].strip("'")))
+            for pair in pairs_of_text
+        ]
+        return " ".join(part for each in quoted if (part := _pair(*each, hidden)) is not None)
+    return NO_VALID_URL
+
+
+def _pair(key: str, value: str, plain_key: str, plain: str, hidden: str | None) -> str | None:
+    """A key and its value, as they are written and as they are meant; None if it is left out."""
+    if plain_key in _PLAIN_KEYS and _is_plain(plain_key, plain):
+        return f"{key}={value}"
+    if hidden is None:
+        return None
+    return f"{key if plain_key in _PLAIN_KEYS | _HIDDEN_KEYS else hidden}={hidden}"
+
+
+def _is_plain(key: str, value: str) -> bool:
+    """Whether a value cannot hold a secret of another key."""
+    if key == "options":
+        names = _OPTION.findall(value)
+        return not _OPTION.sub("", value).strip() and _PLAIN_OPTIONS.issuperset(names)
+    return not re.search(r"[=&?'\"]|://|:.*@", value)
+
+
+def _hidden_parts(connection: str) -> Iterator[str]:
+    """What `shown_connection` does not show."""
+    if _connection(connection, _MASK) == NO_VALID_URL:
+        yield connection
+    for key, value in re.findall(r"([^\s?&=]+)\s*=\s*('[^']*'?|[^\s&]*)", connection):
+        text = unquote(value.strip("'"))
+        if unquote(key) not in _PLAIN_KEYS or not _is_plain(unquote(key), text):
+            yield from (value.strip("'"), text)
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:

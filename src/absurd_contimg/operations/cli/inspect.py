@@ -38,6 +38,7 @@ from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, FromFile, GroupName, TaskName, app, state
 from absurd_contimg.operations.console import console, counted, message_line, one_line
+from absurd_contimg.secrets import shown_connection
 from absurd_contimg.settings import Settings, known_settings
 from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.terminal_tables import KeyedTable
@@ -283,6 +284,8 @@ def _variables(current: Settings) -> list[dict[str, object]]:
             value = getattr(current, meaning.setting, getattr(paths, meaning.setting, None))
         if meaning.secret and value not in ("", None):
             value = "***"
+        if meaning.setting in ("database_url", "registry_url") and value is not None:
+            value = shown_connection(str(value))
         listed.append({"variable": variable, "value": value, "meaning": meaning.help})
     return listed
 

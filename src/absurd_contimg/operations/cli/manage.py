@@ -17,7 +17,7 @@ from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, GroupName, Reason, TaskName, app, state
 from absurd_contimg.operations.console import cell, console, counted, error_console, message_line
-from absurd_contimg.secrets import without_password
+from absurd_contimg.secrets import NO_VALID_URL, without_password
 from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -267,7 +267,13 @@ def db_url() -> None:
     """
     from absurd_contimg.operations.services import database_url
 
-    print(without_password(database_url(state.settings())))
+    url = without_password(database_url(state.settings()))
+    if url == NO_VALID_URL:
+        raise SettingError(
+            "ABSURD_DATABASE_URL is no valid URL (its text may hold a password and is not shown).",
+            "Write postgresql://USER@HOST:PORT/DATABASE, other characters as %XX.",
+        )
+    print(url)
 
 
 def _show_retried(task: SpawnedTask) -> None:
