@@ -38,6 +38,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in mask(text))
 
 
+def indented_lines(text: object) -> str:
+    """A message whose further lines, a log say, are indented: none of them passes for another."""
+    return "\n    ".join(printable_lines(str(text)).strip("\n").split("\n"))
+
+
 def printable_lines(text: str) -> str:
     """`printable`, but for line ends and tabs."""
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
@@ -105,6 +110,17 @@ class SafeConsole(Console):
     @size.setter
     def size(self, new_size: tuple[int, int]) -> None:
         self._width, self._height = new_size
+
+    @override
+    def out(self, *objects: object, **options: Any) -> None:
+        """Print text without markup, unwrapped, on one line: a name in it forges no other line."""
+        super().out(
+            *("\t".join(map(printable, str(each).split("\t"))) for each in objects), **options
+        )
+
+    def out_lines(self, text: object, **options: Any) -> None:
+        """The same for a text of several lines, as a traceback or a file."""
+        super().out(printable_lines(str(text)), **options)
 
     @override
     def render_str(self, text: str, **options: Any) -> Text:
@@ -199,5 +215,4 @@ def discard_output() -> None:
 
 
 console = SafeConsole(highlight=False, emoji=False)
-"""``console.out`` prints text without markup, unwrapped."""
 error_console = SafeConsole(stderr=True, highlight=False, emoji=False)

@@ -279,7 +279,7 @@ async def watch(
                 histories = await with_stage_tasks(inspection, histories)
                 now = await inspection.current_time()
             except BackendUnavailable as error:
-                live.update(Group(display, f"[yellow]{escape(str(error))} Trying again.[/]"))
+                live.update(Group(display, f"[yellow]{message_line(error)} Trying again.[/]"))
                 await asyncio.sleep(_REFRESH_SECONDS)
                 continue
             display = progress_table(histories, now)

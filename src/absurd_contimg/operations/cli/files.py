@@ -77,7 +77,7 @@ def _subband_files(path: Path) -> list[Path]:
 
 
 def _print_report(report: _Report) -> None:
-    console.out(printable(report["file"]), style="bold")
+    console.out(report["file"], style="bold")
     table = KeyedTable(show_header=False, pad_edge=False, padding=(0, 2))
     rows = [*report["traits"].items(), *((report["state"], each) for each in report["refused_for"])]
     for name, value in rows if report["refused_for"] else [*rows, ("accepted", "")]:
@@ -195,7 +195,7 @@ def verify_products(
         print_json({"verified": n_products + n_copies, "differ": wrong})
     else:
         for text in wrong.values():
-            console.out(printable(text))
+            console.out(text)
         verified = counted(n_products, "product")
         if n_copies:
             verified += f" and {counted(n_copies, 'published product')}"

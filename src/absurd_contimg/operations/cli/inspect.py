@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic_core import to_jsonable_python
-from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
@@ -37,7 +36,7 @@ from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
 from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, FromFile, GroupName, TaskName, app, state
-from absurd_contimg.operations.console import console, counted, message_line, one_line
+from absurd_contimg.operations.console import cell, console, counted, message_line, one_line
 from absurd_contimg.secrets import shown_connection
 from absurd_contimg.settings import Settings, known_settings
 from absurd_contimg.similar_names import did_you_mean
@@ -91,7 +90,9 @@ def history(
             console.print(message_line(f"{when} task of it, {other.state}: {command}"))
         for failure in failed_runs(record) if traceback else ():
             text = failure.traceback or "no traceback is known"
-            console.out(f"\nattempt {failure.attempt}: {failure.text}\n{text}", highlight=False)
+            console.print()
+            console.out(f"attempt {failure.attempt}: {failure.text}", highlight=False)
+            console.out_lines(text, highlight=False)
 
 
 async def _other_tasks(backend: Inspection, history: History) -> list[Task]:
@@ -231,7 +232,7 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1 if problems else 0)
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[red]no[/]"
-        text = f"{mark}  [bold]{escape(finding.check)}[/]: {escape(finding.finding)}"
+        text = f"{mark}  [bold]{cell(finding.check)}[/]: {message_line(finding.finding)}"
         console.print(text, soft_wrap=True)
         if not finding.ok:
             console.out(f"    {finding.remedy}")

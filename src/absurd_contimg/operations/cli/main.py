@@ -46,7 +46,13 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
     synthesize,
 )
 from absurd_contimg.operations.cli.app import app, state
-from absurd_contimg.operations.console import discard_output, error_console, guard_streams, one_line
+from absurd_contimg.operations.console import (
+    discard_output,
+    error_console,
+    guard_streams,
+    indented_lines,
+    one_line,
+)
 from absurd_contimg.owned_folders import user_name
 
 _EXTRAS = {
@@ -99,7 +105,7 @@ def main() -> None:
         _run()
     except (UserError, BackendError) as error:
         name = Text(f"contimg: {type(error).__name__}: ", style="red")
-        text = error_console.render_str(str(error), markup=False, emoji=False)
+        text = error_console.render_str(indented_lines(error), markup=False, emoji=False)
         if error_console.is_terminal:
             error_console.print(name + text)
         else:  # nothing has to fit: the sentence is broken as if it stood alone

@@ -137,7 +137,7 @@ def cancel(task: TaskName, reason: Reason = "") -> None:
         history = await shared.find_task(actions.backend, settings, task)
         return await actions.cancel(history.queue_name, history.task.task_id, reason)
 
-    console.print(shared.with_actions(settings, stop))
+    console.print(message_line(shared.with_actions(settings, stop)))
 
 
 @app.command()

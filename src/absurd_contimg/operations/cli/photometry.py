@@ -78,7 +78,7 @@ def photometry(
     measured = sum(row.flux_jy is not None for row in rows)
     hidden = f"; for all of them: --limit {len(rows)}" if len(rows) > limit else ""
     console.out(f"{measured} of {len(rows)} sources measured{hidden}.")
-    console.out(str(table))
+    console.out_lines(table)
 
 
 @app.command()

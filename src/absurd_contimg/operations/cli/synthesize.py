@@ -96,7 +96,8 @@ def synth(
     for group in result.groups:
         table.add_row(group.group_id, str(len(group.files)), "yes" if group.calibrator else "")
     console.print(table)
-    console.out(f"Catalogue {result.catalog}\nTruth     {result.truth}")
+    console.out(f"Catalogue {result.catalog}")
+    console.out(f"Truth     {result.truth}")
 
 
 def _split(option: str) -> tuple[str, str]:
