@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
@@ -17,6 +18,7 @@ from absurd_contimg.backends.postgres.lock_holders import (
     find_lock_holders_now,
     name_holders,
 )
+from absurd_contimg.backends.postgres.schema import install_schema
 
 LOCK_TABLE = "lock table absurd.queues in access exclusive mode"
 SOON = 10.0
@@ -80,3 +82,24 @@ def has_waiter(url: str) -> bool:
     with psycopg.connect(url) as session:
         query = "select from pg_locks where not granted and locktype = 'relation'"
         return session.execute(query).fetchone() is not None
+
+
+async def test_prepared_transaction_is_named_with_its_remedy(tmp_path: Path) -> None:
+    """No process holds its locks, and they outlast a restart of the server."""
+    server = EmbeddedPostgres(tmp_path)
+    with server:
+        url = server.create_database("site")
+        install_schema(url)
+    with (tmp_path / "data" / "postgresql.conf").open("a") as settings:
+        settings.write("max_prepared_transactions = 5\n")
+    name = 'the prepared transaction "it\'s left" of user postgres, for '
+    with server, psycopg.connect(url, autocommit=True) as session:
+        for statement in ("begin", LOCK_TABLE, "prepare transaction 'it''s left'"):
+            session.execute(statement.encode())
+        assert f"held by {name}0 s" in name_holders(await find_lock_holders(url))
+    with server, psycopg.connect(url, autocommit=True) as session:
+        text = name_holders(await find_lock_holders(url))
+        assert name in text
+        remedy = text.rpartition(": ")[2]
+        session.execute(remedy.encode())
+        assert await find_lock_holders(url) == []

@@ -18,17 +18,19 @@ _ANSWER_SECONDS = 3.0
 _QUERY_CHARACTERS = 60
 
 _QUERY: LiteralString = """
-with waiting as (
-  select distinct a.pid from pg_catalog.pg_locks l
-    join pg_catalog.pg_stat_activity a on a.pid = l.pid
-   where a.datname = current_database() and not l.granted
-), holders as (
-  select l.pid from pg_catalog.pg_locks l
+with table_locks as (
+  select l.pid, l.virtualtransaction, l.mode from pg_catalog.pg_locks l
     join pg_catalog.pg_class c on c.oid = l.relation
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
    where n.nspname = %s and l.granted
      and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
-     and l.mode in ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock')
+), waiting as (
+  select distinct a.pid from pg_catalog.pg_locks l
+    join pg_catalog.pg_stat_activity a on a.pid = l.pid
+   where a.datname = current_database() and not l.granted
+), holders as (
+  select pid from table_locks
+   where mode in ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock')
   union
   select pg_catalog.unnest(pg_catalog.pg_blocking_pids(pid)) from waiting
 )
@@ -36,9 +38,17 @@ select pid, coalesce(usename, '') as user_name, coalesce(application_name, '') a
        coalesce(client_addr::text, '') as client,
        extract(epoch from clock_timestamp() - coalesce(xact_start, backend_start))::float8
          as seconds,
-       case when backend_start is null then null else coalesce(query, '') end as query
+       case when backend_start is null then null else coalesce(query, '') end as query,
+       null as prepared
   from pg_catalog.pg_stat_activity join holders using (pid)
  where pid <> pg_backend_pid() and pid not in (select pid from waiting)
+union all
+select 0, owner, '', '', extract(epoch from clock_timestamp() - prepared)::float8, null, gid
+  from pg_catalog.pg_prepared_xacts
+ where database = current_database() and transaction in (
+   select l.transactionid from pg_catalog.pg_locks l
+     join table_locks t on t.pid is null and t.virtualtransaction = l.virtualtransaction
+    where l.pid is null and l.locktype = 'transactionid' and t.mode <> 'AccessShareLock')
  order by seconds desc nulls last
 """
 # Who waits for a lock is not the cause, though others wait behind it. That is taken from pg_locks,
@@ -47,9 +57,10 @@ select pid, coalesce(usename, '') as user_name, coalesce(application_name, '') a
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """A session of the server."""
+    """A session of the server, or a prepared transaction, which no session has."""
 
     pid: int
+    """0 of a prepared transaction."""
     user_name: str
     application: str
     client: str
@@ -58,8 +69,13 @@ class LockHolder:
     """How long its transaction has lasted; None if this user may not see it."""
     query: str | None
     """Its statement, or the last one; None if this user may not see it."""
+    prepared: str | None
+    """The name of a prepared transaction, until whose end its locks outlast even the server."""
 
     def __str__(self) -> str:
+        if self.prepared is not None:
+            name = f'the prepared transaction "{self.prepared}" of user {self.user_name}'
+            return f"{name}, for {self.seconds or 0.0:.0f} s"
         who = f"session {self.pid} of user {self.user_name or '?'}"
         application = f" ({self.application})" if self.application else ""
         client = f" from {self.client}" if self.client else ""
@@ -72,6 +88,17 @@ class LockHolder:
         query = words[:_QUERY_CHARACTERS] + ("..." if len(words) > _QUERY_CHARACTERS else "")
         return f"{who}{application}{client}, for {self.seconds:.0f} s, with: {query or '?'}"
 
+    @property
+    def remedy(self) -> str:
+        """A sentence without its full stop, which a statement has not."""
+        if self.prepared is not None:
+            name = self.prepared.replace("'", "''")
+            return f"In this database, as its user or a superuser: rollback prepared '{name}'"
+        return (
+            "End its transaction there, or as its user or a superuser: "
+            f"select pg_terminate_backend({self.pid})"
+        )
+
 
 def name_holders(holders: Iterable[LockHolder]) -> str:
     """Who holds the locks and what to do, as sentences; empty without any."""
@@ -80,10 +107,7 @@ def name_holders(holders: Iterable[LockHolder]) -> str:
         return ""
     names = "; ".join(map(str, listed[:3]))
     more = f", and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return (
-        f"A lock on the tables is held by {names}{more}. End its transaction there, or as its "
-        f"user or a superuser: select pg_terminate_backend({listed[0].pid})"
-    )
+    return f"A lock on the tables is held by {names}{more}. {listed[0].remedy}"
 
 
 async def find_lock_holders(url: str) -> list[LockHolder]:
