@@ -358,6 +358,23 @@ def test_a_server_of_another_container_is_a_finding(
     assert finding.remedy.startswith("Use it there, or end them (fuser ")
 
 
+@pytest.mark.usefixtures("_no_software")
+def test_a_private_server_that_does_not_run_while_services_need_it_is_a_finding(
+    site: dict[str, Any],
+) -> None:
+    """Killed, or unable to start: it is no server that starts with the first command."""
+    folder = load_settings(site, environment={}).embedded_folder
+    service, command = (EmbeddedPostgres(folder, durable=False) for _ in range(2))
+    service.start()
+    command.stop("immediate")
+    finding = find(diagnose(site, []), "database")
+    assert not finding.ok
+    assert "does not run, although services wait for it" in finding.finding
+    assert "contimg db init" in finding.remedy
+    service.release()
+    assert find(diagnose(site, []), "database").ok
+
+
 def test_root_without_user_namespaces_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: "/bin/false")
     finding = doctor._user_namespace()

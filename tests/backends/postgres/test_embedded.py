@@ -14,11 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from small_disk import mounted
 
 from absurd_contimg.backends.postgres import (
     EmbeddedPostgres,
@@ -229,7 +231,7 @@ async def test_a_killed_server_is_started_again_by_its_workers(server: EmbeddedP
 
     registry = TaskRegistry()
     registry.add("task", handler)
-    async with PostgresBackend(url, recover=server.restart_if_killed) as backend:
+    async with PostgresBackend(url, recover=server.restart_if_ended) as backend:
         await backend.create_queue("q")
         spawned = await backend.spawn_task("q", "task", {})
         workers = [
@@ -258,8 +260,42 @@ def test_a_server_whose_files_were_touched_is_reached_again(
 
 async def test_a_server_that_was_stopped_stays_stopped(server: EmbeddedPostgres) -> None:
     server.stop()
-    server.restart_if_killed()
+    server.restart_if_ended()
     assert not server.is_running()
+
+
+def test_a_server_that_could_not_start_on_a_full_disk_starts_when_there_is_space(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Killed, or ended by itself: its workers go on to try until it runs, unless it is stopped."""
+    with mounted(tmp_path_factory.mktemp("d"), megabytes=120) as disk:
+        server = EmbeddedPostgres(disk / "pg", durable=False).start()
+        try:
+            kill(server)
+            fill(disk / "filler")
+            for _ in range(2):
+                with pytest.raises(EmbeddedPostgresError, match=r"Free space|No space left"):
+                    server.restart_if_ended()
+            (disk / "filler").unlink()
+            server.restart_if_ended()
+            assert server.is_running()
+            kill(server)
+            fill(disk / "filler")
+            with pytest.raises(EmbeddedPostgresError):
+                server.restart_if_ended()
+            server.stop()
+            (disk / "filler").unlink()
+            server.restart_if_ended()
+            assert not server.is_running()
+        finally:
+            server.stop("immediate")
+
+
+def fill(path: Path) -> None:
+    """Leave not a byte free on the disk of this file."""
+    with path.open("wb", 0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 12))
 
 
 def test_only_an_unused_server_is_stopped(server: EmbeddedPostgres) -> None:

@@ -27,7 +27,7 @@ import psycopg
 from psycopg import sql
 
 from absurd_contimg.backends.postgres.database_errors import unavailable
-from absurd_contimg.backends.postgres.server_process import CHANGE_SECONDS, ServerProcess
+from absurd_contimg.backends.postgres.server_process import CHANGE_SECONDS, ServerProcess, try_lock
 from absurd_contimg.backends.postgres.server_programs import (
     EmbeddedPostgresError,
     ProgramFailed,
@@ -126,6 +126,17 @@ class EmbeddedPostgres:
         """Whether this machine runs the server, be it starting or stopping."""
         return self._process.lives()
 
+    def is_used(self) -> bool:
+        """Whether another process has started the server for itself, or waits until it runs."""
+        try:
+            users = os.open(self._folder / _USERS, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            return not try_lock(users, fcntl.LOCK_EX)
+        finally:
+            os.close(users)
+
     def require_not_elsewhere(self) -> None:
         """Raise `EmbeddedPostgresError` if another host or container runs the server."""
         self._process.require_not_elsewhere()
@@ -145,6 +156,7 @@ class EmbeddedPostgres:
                 f"{error.strerror}. Mount its disk, make it writable for this user. {_ELSEWHERE}"
             ) from error
         with self._locked():
+            self._process.note_start()
             if not (
                 self._process.is_ready() and self._has_access_of_ours() and self._socket.exists()
             ):
@@ -156,9 +168,12 @@ class EmbeddedPostgres:
                 fcntl.flock(self._use, fcntl.LOCK_SH)
         return self
 
-    def restart_if_killed(self) -> None:
-        """Start the server again if it has not been stopped but killed."""
-        if self._process.was_killed():
+    def restart_if_ended(self) -> None:
+        """Start the server again if nobody has stopped it: it was killed, or its disk was full.
+
+        Also if an earlier try failed. Raises `EmbeddedPostgresError` if this one does.
+        """
+        if self._process.has_ended():
             self.start()
 
     def release(self) -> None:
@@ -234,6 +249,7 @@ class EmbeddedPostgres:
         if not self._folder.exists():
             return
         with self._locked():
+            self._process.note_stop()
             self._stop(mode)
 
     def _stop(self, mode: str) -> None:
@@ -259,6 +275,7 @@ class EmbeddedPostgres:
                     " where backend_type = 'client backend' and pid <> pg_backend_pid()"
                 ).fetchone()
             if row == (0,):
+                self._process.note_stop()
                 self._stop("fast")
 
     def create_database(self, name: str, template: str | None = None) -> str:

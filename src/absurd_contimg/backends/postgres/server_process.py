@@ -21,6 +21,8 @@ CHANGE_SECONDS = 60.0
 _LAST_PROCESS_SECONDS = 15.0
 """How long the processes of a killed server may take to end."""
 _POLL_SECONDS = 0.05
+_WANTED = "started"
+"""There from the start of the server until somebody stops it, also while it does not run."""
 _NOBODY = "0"
 """The number of no process."""
 
@@ -32,6 +34,7 @@ class ServerProcess:
         self._data = data
         self._file = data / "postmaster.pid"
         self._lock = lock
+        self._wanted = lock.with_name(_WANTED)
 
     def lives(self) -> bool:
         """Whether this machine runs the server, be it starting or stopping."""
@@ -43,9 +46,22 @@ class ServerProcess:
             return False
         return is_ours and Path(program).name == "postgres"
 
-    def was_killed(self) -> bool:
-        """Whether the server has ended without being stopped: then it leaves its file."""
-        return self._file.exists() and not self.lives()
+    def note_start(self) -> None:
+        """From now on the server is to run, until `note_stop`."""
+        if not self._wanted.exists():
+            self._wanted.touch(mode=0o600)
+
+    def note_stop(self) -> None:
+        """From now on nobody is to start the server again without being asked."""
+        self._wanted.unlink(missing_ok=True)
+
+    def has_ended(self) -> bool:
+        """Whether the server does not run although nobody has stopped it.
+
+        The file with its number does not tell that: a server that ends by itself, for its disk is
+        full, removes it, and so does one that cannot start.
+        """
+        return not self.lives() and self._wanted.exists()
 
     def is_ready(self) -> bool:
         """Whether the server runs, after it has started or stopped if it is about to."""
@@ -87,7 +103,7 @@ class ServerProcess:
     def _wait_for(self, lock: int, kind: int) -> None:
         """Wait for the lock of the server; a shared one not while a server of ours lives."""
         give_up = time.monotonic() + _LAST_PROCESS_SECONDS
-        while not _try_lock(lock, kind):
+        while not try_lock(lock, kind):
             if kind == fcntl.LOCK_SH and self.lives():
                 return
             if time.monotonic() > give_up:
@@ -118,7 +134,8 @@ class ServerProcess:
         return lines if lines and lines[0].isdecimal() else [_NOBODY]
 
 
-def _try_lock(descriptor: int, kind: int) -> bool:
+def try_lock(descriptor: int, kind: int) -> bool:
+    """Whether the lock could be had at once."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

