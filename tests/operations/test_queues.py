@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,38 @@ def test_worker_serves_the_queues_that_it_is_given(contimg: Callable[..., Any]) 
     assert "There is no queue 'dsa110-pipeline-imagin'; there are: dsa110-pipeline" in unknown
     assert contimg("worker", "--queue", "dsa110-pipeline-imaging", "--until-idle").exit_code == 0
     assert contimg("worker", "--until-idle").exit_code == 0
+
+
+def test_db_init_says_which_queues_it_made_and_for_whom(contimg: Callable[..., Any]) -> None:
+    """The first time it said of the queue that it exists, and made three more without a word."""
+
+    def initialised(*arguments: str) -> str:
+        return contimg(*arguments[:2], "db", "init", *arguments[2:]).stdout
+
+    first, second = initialised("--queue", "orders"), initialised("--queue", "orders")
+    made = [each for each in listed(contimg) if each.startswith("orders-")]
+    assert len(made) == 3
+    assert "Made queue 'orders'." in first
+    assert f"Made for the stages of the telescope's pipeline: {', '.join(made)}." in first
+    assert "Queue 'orders' exists." in second
+    assert "Made" not in second
+
+
+def test_db_init_makes_one_queue_for_a_program_with_handlers_of_its_own(
+    contimg: Callable[..., Any],
+) -> None:
+    shown = contimg("--queue", "orders", "db", "init", "--without-stages").stdout
+    assert "Made queue 'orders'." in shown
+    assert "pipeline" not in shown.partition("Database")[0]
+    assert [each for each in listed(contimg) if each.startswith("orders")] == ["orders"]
+    (later,) = re.findall("Made.*", contimg("--queue", "orders", "db", "init").stdout)
+    assert "stages of the telescope's pipeline: orders-" in later
+
+
+def listed(contimg: Callable[..., Any]) -> list[str]:
+    """The names of all queues."""
+    shown = json.loads(contimg("queue", "list", "--json").stdout)
+    return sorted(each["queue"]["queue_name"] for each in shown)
 
 
 def test_operator_pauses_and_resumes_a_queue_and_sees_who_has_paused_it(

@@ -234,15 +234,24 @@ def db_init(
             "workers first.",
         ),
     ] = False,
+    without_stages: Annotated[
+        bool,
+        typer.Option(
+            "--without-stages",
+            help="Make no queues for the stages of the pipeline: a program with handlers of its "
+            "own needs only its queue.",
+        ),
+    ] = False,
 ) -> None:
-    """Install or migrate Absurd's schema and create the queue."""
+    """Install or migrate Absurd's schema and create the queue and those of its stages."""
     from absurd_contimg.execution.runner import check_folder_names
     from absurd_contimg.operations.services import database_url, initialise, take_queue
 
     settings = state.settings()
     check_folder_names(settings.pipeline.paths)
     url = database_url(settings, may_be_new=empty)
-    console.out(asyncio.run(initialise(url, settings.queue_name)))
+    making = initialise(url, settings.queue_name, with_stages=not without_stages)
+    console.out(asyncio.run(making))
     if this_site:
         shared.with_backend(settings, lambda backend: take_queue(backend, settings))
         console.out(f"Queue {settings.queue_name!r} belongs to this site.")

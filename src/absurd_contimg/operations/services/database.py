@@ -118,13 +118,21 @@ async def _require_queue(url: str, queue_name: str) -> None:
     await initialise(url, queue_name)
 
 
-async def initialise(url: str, queue_name: str | None) -> str:
+async def initialise(url: str, queue_name: str | None, *, with_stages: bool = True) -> str:
     """Install or migrate the schema, create the queue and those of its stages; says so."""
     message = await asyncio.to_thread(install_schema, url)
     if queue_name is None:
         return message
+    stages = sorted(stage_queues(queue_name).values()) if with_stages else []
+    stages = [queue for queue in stages if len(queue.encode()) <= QUEUE_BYTES_MAX]
     async with PostgresBackend(url) as backend:
-        for queue in (queue_name, *stage_queues(queue_name).values()):
-            if len(queue.encode()) <= QUEUE_BYTES_MAX:
-                await backend.create_queue(queue)
-    return f"{message} Queue {queue_name!r} exists."
+        known = await backend.list_queues()
+        for queue in (queue_name, *stages):
+            await backend.create_queue(queue)
+    if queue_name in known:
+        message = f"{message} Queue {queue_name!r} exists."
+    else:
+        message = f"{message} Made queue {queue_name!r}."
+    if made := [queue for queue in stages if queue not in known]:
+        message += f" Made for the stages of the telescope's pipeline: {', '.join(made)}."
+    return message
