@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -17,7 +17,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.errors import BackendUnavailable
-from absurd_contimg.registry.queue_pauses import QueuePause
+from absurd_contimg.registry import Registry
+from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 from absurd_contimg.registry.stop_notes import STOPS_NAME, StopNotes
 
 GO_ON_SECONDS = 3.0
@@ -142,3 +143,19 @@ def test_a_stop_beside_a_silent_server(site: BusySite, postgres_server: Embedded
     site.wait("it is given back", lambda: site.states()["running"] == 0)
     require(site.contimg("emergency", "resume"))
     site.wait("it goes on", lambda: len(site.running()) == 1)
+
+
+def test_a_worker_that_is_late_with_the_stop_in_the_output_folder_does_not_undo_its_end(
+    site: BusySite,
+) -> None:
+    """It had read the file, waited for the lock of the registry, and stopped the queue again."""
+    site.output.mkdir()
+    notes = StopNotes(site.output)
+    notes.add([QueuePause(QUEUE, "fire", "2026-01-01T00:00:00Z", "x", True)])
+    url = site.variables.get("PIPELINE_PRODUCTS_DB") or str(site.state / "registry.sqlite3")
+    with closing(Registry(url)) as registry:
+        stop = notes.of_queue(QUEUE)
+        assert stop is not None
+        assert "Resumed" in require(site.contimg("emergency", "resume"))
+        notes.enter(QueuePauses(registry.database), stop)
+    assert "No queue is paused" in require(site.contimg("emergency", "resume"))

@@ -5,6 +5,7 @@ A stop is a pause that also ends what is running, on all hosts: it goes back to 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import false, select
@@ -69,6 +70,16 @@ class QueuePauses:
             earlier = None if row is None else _pause(row)
             session.merge(QueuePauseRow(**row_values(stop)))
             return earlier
+
+    def enter(self, stop: QueuePause, is_wanted: Callable[[], bool]) -> None:
+        """Stop a queue that is not stopped, if that is still wanted when this is the only writer.
+
+        Its end, which waits for the same lock, may come first.
+        """
+        with self._database.writing() as session:
+            row = session.get(QueuePauseRow, stop.queue)
+            if is_wanted() and (row is None or not row.ends_running):
+                session.merge(QueuePauseRow(**row_values(stop)))
 
     def end_stop(self, stop: QueuePause, earlier: QueuePause | None) -> QueuePause | None:
         """End one's own stop and put back what it took the place of; the pause that holds now.

@@ -58,10 +58,11 @@ class StopNotes:
         self._path(queue).unlink(missing_ok=True)
 
     def enter(self, pauses: QueuePauses, stop: QueuePause) -> None:
-        """Enter a stop into the registry and remove its note; raises `AwayError` and `OSError`."""
-        held = pauses.of_queue(stop.queue)
-        if held is None or not held.ends_running:
-            pauses.stop(stop)
+        """Enter a stop into the registry and remove its note; raises `AwayError` and `OSError`.
+
+        If the note is gone by the time the registry can be written, the stop has ended meanwhile.
+        """
+        pauses.enter(stop, lambda: self.of_queue(stop.queue) is not None)
         self.remove(stop.queue)
 
     def stops(self) -> list[QueuePause]:
