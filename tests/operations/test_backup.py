@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.backends.postgres.schema import queues_without_additions
+from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.records import History
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
@@ -295,7 +296,7 @@ def test_what_is_no_whole_backup_is_refused(database_url: str, tmp_path: Path) -
     (folder / "backup.json").write_text("[]")
     with pytest.raises(CorruptInputError, match="damaged"):
         restore_backup(database_url, registry_url, folder, force=True)
-    with pytest.raises(SettingError, match="pg_dump failed"):
+    with pytest.raises(BackendUnavailable, match=r"cannot be reached.*/nowhere"):
         make_backup("postgresql:///absent?host=/nowhere", registry_url, tmp_path / "c", NOW)
     assert not (tmp_path / "c").exists()
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".backup")] == []

@@ -168,6 +168,28 @@ def transaction_settings(
     )
 
 
+def program_parameters(session: Session) -> tuple[dict[str, str], str | None]:
+    """With what a program of Postgres connects as a session has, and the password, if one is given.
+
+    The program needs no variable of the environment then. It has the settings of the session,
+    except behind a pooler, which refuses them.
+    """
+    info = session.info
+    parameters = {"host": info.host, **info.get_parameters()}
+    if not session.pooled:
+        settings = [
+            f"-c {name}={value.replace(' ', chr(92) + ' ')}"
+            for name, value, version in SESSION_SETTINGS
+            if info.server_version >= version
+        ]
+        parameters["options"] = " ".join([parameters.get("options", ""), *settings]).strip()
+    given = {each.keyword: each.val for each in session.pgconn.info if each.val}
+    if of_key := given.get(b"sslpassword"):  # no variable of the environment takes its place
+        parameters["sslpassword"] = of_key.decode()
+    password = given.get(b"password")
+    return parameters, None if password is None else password.decode()
+
+
 def environment_variables() -> list[str]:
     """The variables of the environment that libpq reads, in order."""
     return sorted(name for name in (*_libpq_options(), *_SENT) if name in os.environ)

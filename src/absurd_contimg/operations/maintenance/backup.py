@@ -22,12 +22,13 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import select
 
+from absurd_contimg.backends.postgres.database_errors import unavailable
 from absurd_contimg.backends.postgres.queue_sites import FORGET_ALL
 from absurd_contimg.backends.postgres.server_programs import find_program
-from absurd_contimg.backends.postgres.sessions import Session
+from absurd_contimg.backends.postgres.sessions import Session, program_parameters
 from absurd_contimg.errors import (
     CorruptInputError,
     MissingInputError,
@@ -310,7 +311,7 @@ def _restore(url: str, server_version: int, source: Path) -> None:
 
 def _require_schema(url: str, schema: str, what: str, variable: str) -> None:
     """Raise `MissingInputError` where there is nothing to copy: pg_dump tells no cause."""
-    with suppress(psycopg.OperationalError), Session.connect(url) as session:  # pg_dump names it
+    with suppress(psycopg.OperationalError), Session.connect(url) as session:  # the copy names it
         if not _exists(session, schema):
             raise MissingInputError(
                 f"The database {session.info.dbname!r} holds no schema {schema}, so no {what}: "
@@ -326,13 +327,12 @@ def _exists(session: Session, schema: str) -> bool:
 
 def _run(program: str, url: str | None, *arguments: str) -> None:
     """Run one of Postgres' programs, on a database; no password is in its command line."""
-    environment = without_secrets(os.environ) | {"LC_ALL": "C", "PGCONNECT_TIMEOUT": "10"}
+    environment = without_secrets(os.environ) | {"LC_ALL": "C"}
     command = [find_program(program), *arguments]
     if url is not None:
-        parameters = conninfo_to_dict(url)
-        password = parameters.pop("password", None)
+        parameters, password = _parameters(url)
         if password is not None:
-            environment["PGPASSWORD"] = str(password)
+            environment["PGPASSWORD"] = password
         command.insert(1, f"--dbname={make_conninfo('', **parameters)}")
     done = subprocess.run(
         command,
@@ -348,6 +348,14 @@ def _run(program: str, url: str | None, *arguments: str) -> None:
             f"{program} failed: {one_line(' '.join(mask(done.stderr).split()), 500)}",
             "Is its version at least that of the server, and may this user read the database?",
         )
+
+
+def _parameters(url: str) -> tuple[dict[str, str], str | None]:
+    try:
+        with Session.connect(url, autocommit=True) as session:
+            return program_parameters(session)
+    except psycopg.OperationalError as error:
+        raise unavailable(error) from error
 
 
 def _rows(url: str, schema: str, prefixes: tuple[str, ...]) -> list[str]:

@@ -43,7 +43,7 @@ def only_restoration(database_url: str) -> Iterator[None]:
 def locked_for_backup(database_url: str) -> Iterator[None]:
     """Keep restorations away, of which a copy would have a part; `SettingError` if there is one.
 
-    Nothing is locked in a database that cannot be reached: pg_dump says why.
+    Nothing is locked in a database that cannot be reached: the copy says why.
     """
     try:
         session = Session.connect(database_url)
