@@ -330,7 +330,8 @@ def test_input_is_harmed_between_two_steps(
     site.worker()
     check_failure(site, f"input {how} between steps", product.name)
     # What the advice tells an operator to do: it makes the one product again, and no other.
-    assert "contimg spawn --respawn" in site.history().runs[0].failure_reason["advice"]
+    advice = site.history().runs[0].failure_reason["advice"]
+    assert "contimg spawn --group GROUP --respawn" in advice
     begun = len(site.stage_log)
     product.parent.rename(site.root / "moved away")
     site.spawn(seconds=0.5)

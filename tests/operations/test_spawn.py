@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 import h5py
@@ -17,9 +18,11 @@ from absurd_contimg.ingest.arrivals import Arrivals
 from absurd_contimg.ingest.closing import ArrivalRules, ClosingRules
 from absurd_contimg.ingest.incoming_folder import IncomingFolder
 from absurd_contimg.ingest.spawn import spawn_groups
+from absurd_contimg.operations.cli.app import find_task
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.ingestion import IngestionTables
-from absurd_contimg.registry.models import FileState, SubbandFile
+from absurd_contimg.registry.ingestion_records import Closure, FileSighting
+from absurd_contimg.registry.models import FileState, IngestState, SubbandFile
 from absurd_contimg.settings import Settings, load_settings
 
 QUEUE = "dsa110-pipeline"
@@ -158,6 +161,24 @@ async def test_failed_group_can_be_respawned_without_its_bad_file(
     history = await backend.history(QUEUE, second.task.task_id)
     assert history is not None
     assert str(bad) not in history.task.params["input_files"]  # type: ignore[index,call-overload]
+
+
+async def test_history_of_a_rejected_group_says_why_there_is_none(
+    settings: Settings, backend: MemoryBackend
+) -> None:
+    """It said that there was no task, and asked whether another group was meant."""
+    with closing(Registry(settings.registry_url)) as registry:
+        tables = IngestionTables(registry.database)
+        path = settings.pipeline.paths.input_dir / "2025-01-15T10:00:00_sb00.hdf5"
+        tables.enter_files([FileSighting(path, 17, 1)], 1.0, 30.0)
+        reason = "10 of 16 sub-bands, 12 are needed"
+        rejected = Closure(
+            "2025-01-15T10:00:00", IngestState.REJECTED, reason, (), (), None, None, 1.0
+        )
+        tables.close_group(rejected)
+    says = f"Group 2025-01-15T10:00:00 has no task on queue {QUEUE}: rejected, {reason}.*reopen"
+    with pytest.raises(MissingInputError, match=says):
+        await find_task(backend, settings, "2025-01-15T10:00:00")
 
 
 async def test_wrong_input_folder_is_named_before_the_catalogue(

@@ -80,7 +80,13 @@ def test_duplicated_subband(files: list[Path]) -> None:
         for n in (4, 6)
     ]
     pairs = [f"({files[n].name} and {copy.name})" for n, copy in zip((4, 6), again, strict=True)]
-    refused([*files, *again], CorruptInputError, *pairs, "2 sub-bands", "contimg spawn --respawn")
+    refused(
+        [*files, *again],
+        CorruptInputError,
+        *pairs,
+        "2 sub-bands",
+        "contimg spawn --group GROUP --respawn",
+    )
 
 
 def test_subband_with_frequencies_of_another(files: list[Path]) -> None:

@@ -140,6 +140,6 @@ async def _parent(session: RunSession, fork: Fork) -> History:
     if parent is None:
         raise MissingInputError(
             f"Task {fork.task_id} on queue {fork.queue}, from which this one was forked, is gone.",
-            "Spawn its group again: contimg spawn --respawn",
+            "Spawn its group again: contimg spawn --group GROUP --respawn",
         )
     return parent

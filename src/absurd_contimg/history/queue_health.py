@@ -55,7 +55,8 @@ async def find_problems(
             problems.append(QueueProblem(task_id, text, remedy, blocks_the_queue=True))
         if (text := _clock_step(history.task, history.runs, now)) is not None:
             remedy = (
-                f"Wait until then, or: contimg cancel {task_id}, and then: contimg spawn --respawn"
+                f"Wait until then, or: contimg cancel {task_id}, and then: contimg spawn "
+                "--group GROUP --respawn"
             )
             problems.append(QueueProblem(task_id, text, remedy))
         remedy = f"contimg history {task_id}, then: contimg cancel {task_id}"

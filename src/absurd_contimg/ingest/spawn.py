@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from absurd_contimg.registry.models import IngestState
 from absurd_contimg.science.hdf5_files import is_finished
 from absurd_contimg.science.raw_pointing import first_pointing
 from absurd_contimg.settings import QUEUE_BYTES_MAX, Settings
+from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.workflows import group as group_workflow
 from absurd_contimg.workflows import hybrid, stage_tasks
 
@@ -68,18 +69,22 @@ async def spawn_groups(
     incomplete_now: bool = False,
     respawn: bool = False,
     strategy: str = "group",
+    only: Collection[str] = (),
 ) -> list[Spawned]:
     """Form groups from the files in the input folder and spawn a task for each.
 
     `strategy` is one of `STRATEGIES`. A group keeps its task, of whatever strategy, unless it
     failed or was cancelled and `respawn` is set. One with too
     few sub-bands waits until its first file is `GROUP_WAIT_SECONDS` old, or not at all with
-    `incomplete_now`. Raises `MissingInputError` for the folder, sub-bands or catalogue.
+    `incomplete_now`. With `only` nothing is done about other groups than these. Raises
+    `MissingInputError` for the folder, sub-bands, catalogue, or a group that is not there.
     """
     if strategy == "stages":
         await require_stage_queues(backend, settings.queue_name)
     seen_at = (await backend.current_time()).timestamp()
     groups = await asyncio.to_thread(_groups, settings, registry, seen_at)
+    if only:
+        groups = _only(only, groups, settings.pipeline.paths.input_dir)
     catalog = find_catalog(settings)
     expected = settings.pipeline.conversion.expected_subbands
     results = []
@@ -104,6 +109,17 @@ async def spawn_groups(
         await asyncio.to_thread(_close, registry, inputs, str(task.task_id), now)
         results.append(Spawned(group, task, len(present), expected, state))
     return results
+
+
+def _only(names: Collection[str], groups: Sequence[Group], folder: Path) -> list[Group]:
+    known = [group.group_id for group in groups]
+    for name in names:
+        if name not in known:
+            raise MissingInputError(
+                f"There is no group {name!r} in {folder}.",
+                did_you_mean(name, known, "contimg groups lists them."),
+            )
+    return [group for group in groups if group.group_id in names]
 
 
 def _waits_for(changed: Mapping[Path, float], expected: int, incomplete_now: bool) -> str:

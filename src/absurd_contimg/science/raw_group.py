@@ -97,8 +97,8 @@ def _by_index(headers: Sequence[RawHeader], config: ConversionConfig) -> dict[in
         raise CorruptInputError(
             f"{len(twice)} sub-bands in {headers[0].path.parent} are there twice: "
             f"{', '.join(twice)}.",
-            "Move one file of each pair out of that folder, then: contimg spawn --respawn, or "
-            "contimg reopen GROUP where the daemon has spawned it.",
+            "Move one file of each pair out of that folder, then: contimg spawn --group GROUP "
+            "--respawn, or contimg reopen GROUP where the daemon has spawned it.",
         )
     if len(subbands) < config.subbands_min:
         missing = [i for i in range(config.expected_subbands) if i not in subbands]

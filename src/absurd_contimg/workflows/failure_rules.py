@@ -38,9 +38,9 @@ _WORDS_OF_THE_SYSTEM = (
     "A stage meets such a disk at its first write; CASA repeats the words of the system in the end."
 )
 _RESPAWN = (
-    "Move the damaged product's folder away, then: contimg spawn --respawn (it makes that product "
-    "again and takes the others as they are; a retry would not, for its stage is done). Of a group "
-    "that has completed: contimg reprocess plan, then start."
+    "Move the damaged product's folder away, then: contimg spawn --group GROUP --respawn (it makes "
+    "that product again and takes the others as they are; a retry would not, for its stage is "
+    "done). Of a group that has completed: contimg reprocess plan, then start."
 )
 _CORRECT_SETTING = "Correct the named setting, restart the worker, then: contimg retry TASK"
 _UNFINISHED_WAITS_MAX = 30
@@ -162,8 +162,9 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
     _own_error(
         "bad-input",
         errors.InputError,
-        "Replace the named file, then: contimg retry TASK. To go on without it, remove it, then: "
-        "contimg spawn --respawn --now.",
+        "Replace the named file, then: contimg retry TASK. A retry takes the same files: to go on "
+        "without one, remove it, and where missing ones have come, too: contimg spawn --group "
+        "GROUP --respawn --now.",
     ),
     _own_error(
         "unfinished-input",
@@ -243,7 +244,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         "input-elsewhere",
         errors.InputElsewhereError,
         "Correct PIPELINE_INPUT_DIR or PIPELINE_CATALOG of the worker that says so; another worker "
-        "takes the task. If the named file was moved: contimg spawn --now --respawn.",
+        "takes the task. If the named file was moved: contimg spawn --group GROUP --respawn --now.",
         kind=FailureKind.RESOURCE,
         resource_waits_max=_UNFINISHED_WAITS_MAX,
     ),
@@ -281,7 +282,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         _DATA_QUALITY,
         errors.DataQualityError,
         "The same data fail again. After another setting: contimg quarantine release GROUP. With "
-        "other files: contimg spawn --respawn.",
+        "other files: contimg spawn --group GROUP --respawn.",
     ),
     _own_error(
         "no-calibration",
@@ -302,8 +303,8 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
     _own_error(
         "workflow-version",
         errors.WorkflowVersionError,
-        "Retry it with a worker of the release that spawned it, or: contimg spawn --respawn, which "
-        "takes the finished products as they are.",
+        "Retry it with a worker of the release that spawned it, or: contimg spawn --group GROUP "
+        "--respawn, which takes the finished products as they are.",
     ),
     _own_error(
         "workflow-newer",

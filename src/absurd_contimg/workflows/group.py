@@ -72,7 +72,7 @@ def parse_params(params: object, paths: PathsConfig, task_name: str = TASK_NAME)
     except ValueError as error:
         raise SettingError(
             f"The parameters of this {task_name} task are not valid: {error}.",
-            "Spawn it again with: contimg spawn --respawn",
+            "Spawn it again with: contimg spawn --group GROUP --respawn",
         ) from error
     places = {
         "input_files": files_here(inputs.input_files, paths),

@@ -31,7 +31,7 @@ def _file_here(path: Path, paths: PathsConfig) -> Path:
     raise InputElsewhereError(
         f"input_files: {path} lies not in the input folder {paths.input_dir} of this worker.",
         "If this worker's PIPELINE_INPUT_DIR is wrong, correct it: other workers take the task. "
-        "Else put the file or a link to it there, or: contimg spawn --now --respawn.",
+        "Else put the file or a link to it there, or: contimg spawn --group GROUP --respawn --now.",
     )
 
 

@@ -44,7 +44,7 @@ def version_of(headers: Json) -> int:
     if not isinstance(version, int) or isinstance(version, bool):
         raise WorkflowVersionError(
             f"The header {VERSION_HEADER} of this task is {version!r}, which is no version.",
-            "Spawn its group again: contimg spawn --respawn",
+            "Spawn its group again: contimg spawn --group GROUP --respawn",
         )
     return version
 
@@ -84,5 +84,5 @@ class VersionedWorkflow:
         raise WorkflowVersionError(
             text,
             "Retry it with a worker of the release that spawned it, or spawn its group again, "
-            "which takes the finished products as they are: contimg spawn --respawn",
+            "which takes the finished products as they are: contimg spawn --group GROUP --respawn",
         )

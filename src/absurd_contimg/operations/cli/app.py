@@ -343,10 +343,29 @@ async def find_tasks(backend: Inspection, settings: Settings, name: str) -> list
             f"{name!r} means {len(candidates)} tasks on queue {queue}; their ids end in {ends}.",
             f"Give more of one of them. {hint}",
         )
+    if not isinstance(backend, HistoryFile) and (why := _why_no_task(settings, name)):
+        raise MissingInputError(
+            f"Group {name} has no task on queue {queue}: {why}.",
+            f"contimg groups says more. To collect its files again: contimg reopen {name}",
+        )
     raise MissingInputError(
         f"There is no task of {name!r} on queue {queue}.",
         did_you_mean(name, await _task_names(backend, queue), hint),
     )
+
+
+def _why_no_task(settings: Settings, name: str) -> str | None:
+    """The state of a group that the registry knows; None of one that it does not."""
+    from absurd_contimg.operations.services import open_tables  # noqa: PLC0415 - slow
+    from absurd_contimg.registry.database import exists  # noqa: PLC0415
+    from absurd_contimg.registry.ingestion import IngestionTables  # noqa: PLC0415
+
+    if not exists(settings.registry_url):
+        return None
+    with open_tables(settings) as database:
+        for group in IngestionTables(database).groups(group_id=name):
+            return f"{group.state}, {group.closed_reason}" if group.closed_reason else group.state
+    return None
 
 
 async def _task_names(backend: Inspection, queue: str) -> list[str]:

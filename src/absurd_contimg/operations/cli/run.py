@@ -62,6 +62,10 @@ _AsStrategy = Annotated[
 @app.command()
 def spawn(
     context: typer.Context,
+    groups: Annotated[
+        list[str] | None,
+        typer.Option("--group", help="Only this group; repeatable. Default: all."),
+    ] = None,
     calibrator: _Calibrator = "auto",
     now: _Now = False,
     respawn: Annotated[
@@ -86,7 +90,8 @@ def spawn(
     settings = state.settings()
     check_spawn(settings, calibrator)
     spawned = shared.with_backend(
-        settings, lambda backend: _spawn(backend, settings, calibrator, now, strategy, respawn)
+        settings,
+        lambda backend: _spawn(backend, settings, calibrator, now, strategy, respawn, groups or ()),
     )
     if as_json:
         shared.print_json(list(map(_json_of, spawned)))
@@ -225,6 +230,7 @@ async def _spawn(
     now: bool,
     strategy: _Strategy,
     respawn: bool = False,
+    only: Sequence[str] = (),
 ) -> list[Spawned]:
     from absurd_contimg.ingest.spawn import spawn_groups
     from absurd_contimg.operations.services import (
@@ -248,6 +254,7 @@ async def _spawn(
             incomplete_now=now,
             respawn=respawn,
             strategy=strategy.value,
+            only=only,
         )
         for item in spawned:
             if item.task is not None and item.task.created:
@@ -262,8 +269,9 @@ def _note(item: Spawned) -> str:
     if item.task.created:
         return "spawned"
     if item.state in ("failed", "cancelled"):
-        why = f"contimg history {item.group.group_id}"
-        return f"existed, {item.state}: {why}; contimg spawn --respawn makes a new one"
+        name = item.group.group_id
+        renew = f"contimg spawn --group {name} --respawn"
+        return f"existed, {item.state}: contimg history {name}; {renew} makes a new one"
     if item.state == "completed":
         return "existed, completed; to process it again: contimg reprocess plan"
     return f"existed, {item.state or 'unknown'}"

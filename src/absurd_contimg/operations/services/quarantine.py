@@ -26,14 +26,14 @@ async def retry_failed(backend: Backend, history: History) -> SpawnedTask:
     if task.state != "failed":
         raise SettingError(
             f"Task {task.task_id} is {task.state}, not failed.",
-            "Give its group a new task: contimg spawn --respawn"
+            "Give its group a new task: contimg spawn --group GROUP --respawn"
             if task.state == "cancelled"
             else "Only a failed task can be retried.",
         )
     if task.attempts >= ATTEMPTS_MAX:
         raise SettingError(
             f"Task {task.task_id} has had {task.attempts} attempts, the most that can be counted.",
-            "Give its group a new task: contimg spawn --respawn",
+            "Give its group a new task: contimg spawn --group GROUP --respawn",
         )
     return await backend.retry_task(history.queue_name, task.task_id, retry_options(task))
 
