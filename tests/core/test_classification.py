@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import pickle
 import re
@@ -199,6 +200,15 @@ def test_os_errors_are_told_apart_by_their_errno(error: OSError, kind: FailureKi
     assert CLASSIFIER.classify(Evidence.of(error)).kind is kind
 
 
+def test_a_lock_that_is_held_is_no_shortage_of_processes(tmp_path: Path) -> None:
+    """Both are EAGAIN with the same text; what starts processes was called a file that is busy."""
+    with (tmp_path / "a").open("w") as first, (tmp_path / "a").open("w") as second:
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(BlockingIOError) as caught:
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert CLASSIFIER.classify(Evidence.of(caught.value)).rule_id == "busy"
+
+
 def test_error_being_handled_is_no_cause() -> None:
     """A missing cache file led to a download that failed: the network decides."""
     missing, gone = FileNotFoundError(errno.ENOENT, "cache"), ConnectionResetError("server gone")
@@ -287,6 +297,8 @@ CASA_SAYS = [
     ("KeyError", "freq_array not found in /Header", "uvh5-header"),
     ("AttributeError", "time_array not found in Header", "uvh5-header"),
     ("OperationalError", "database is locked", "database-locked"),
+    ("RuntimeError", "/bin/sh: fork: retry: Resource temporarily unavailable", "threads"),
+    ("RuntimeError", "/bin/sh: 1: Cannot fork", "threads"),
     ("OperationalError", "no such column: error_message", "database-schema"),
 ]
 
@@ -307,6 +319,12 @@ def test_messages_as_observed(name: str, message: str, rule_id: str) -> None:
             "abort-disk-full",
         ),
         (signal.SIGABRT, "terminate called after std::bad_alloc", "abort-memory"),
+        (signal.SIGABRT, "what():  Resource temporarily unavailable", "abort-processes"),
+        (
+            signal.SIGINT,
+            "OpenBLAS blas_thread_init: pthread_create failed for thread 1 of 2",
+            "abort-processes",
+        ),
         (signal.SIGABRT, "double free or corruption (!prev)", "crashed"),
         (signal.SIGSEGV, "", "crashed"),
         (signal.SIGBUS, "", "crashed"),

@@ -6,9 +6,12 @@ error that it has made itself.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
+import subprocess
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +63,19 @@ def no_more_descriptors() -> Iterator[None]:
 def no_more_memory(more: int = 0) -> Iterator[None]:
     with limited(resource.RLIMIT_AS, address_space() + more):
         yield
+
+
+@contextmanager
+def no_more_processes() -> Iterator[None]:
+    """For another user: the limit does not count for root."""
+    users = os.getresuid()
+    with limited(resource.RLIMIT_NPROC, 0):
+        if users[0] == 0:
+            os.setresuid(65533, 65533, 0)
+        try:
+            yield
+        finally:
+            os.setresuid(*users)
 
 
 def fill_disk(folder: Path, leave: int = 0) -> None:
@@ -149,6 +165,24 @@ def allocate(_source: Path, _workspace: Workspace) -> None:
     bytearray(1 << 60)
 
 
+def start_without_processes(_source: Path, _workspace: Workspace) -> None:
+    with no_more_processes():
+        subprocess.run(["/bin/true"], check=True)
+
+
+def thread_without_processes(_source: Path, _workspace: Workspace) -> None:
+    with no_more_processes():
+        threading.Thread(target=print).start()
+
+
+def openmp_without_processes(_source: Path, _workspace: Workspace) -> None:
+    """The library ends the process."""
+    library = ctypes.CDLL("libgomp.so.1")
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
+    with no_more_processes():
+        library.GOMP_parallel(function, None, 4, 0)
+
+
 def table_damaged(source: Path, _workspace: Workspace) -> None:
     from casacore.tables import table  # noqa: PLC0415
 
@@ -198,6 +232,7 @@ FAILURES = {
     for item in (
         *(kill, succeed_on_full_disk, write_too_much, allocate, open_without_descriptors),
         *(import_without_memory, import_without_descriptors, import_nothing, import_casa),
+        *(start_without_processes, thread_without_processes, openmp_without_processes),
         *(table_damaged, table_without_descriptors, table_locked, table_made),
         *(casa_on_full_disk, casa_without_memory, casa_writes_too_much),
         *(table_written_too_large, abort_at_limit, new_ms_without_descriptors),

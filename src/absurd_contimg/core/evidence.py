@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self, cast
 
 from absurd_contimg.core.foreign_objects import ask, attribute, class_names
@@ -41,6 +42,8 @@ class ExceptionEvidence:
     path: str | None = None
     """The file or folder that an `OSError` names (of two, the one that was to be written), or the
     `failed_path` of another error."""
+    call: str | None = None
+    """``fork`` where the system refuses a process: a held lock gives the same errno and text."""
 
     @classmethod
     def of(cls, error: BaseException, implicit_links: int = 0) -> ExceptionEvidence:
@@ -52,7 +55,8 @@ class ExceptionEvidence:
         code = attribute(error, "errno", int)  # it takes anything
         known = type(code) is int and abs(code) < _ERRNO_MAX
         path = ask(lambda: _path_of(cast(OSError, error)), lambda _: None)
-        return cls(names, text_of(error), code if known else None, implicit_links, path)
+        call = "fork" if code == errno.EAGAIN and _is_of_fork(error) else None
+        return cls(names, text_of(error), code if known else None, implicit_links, path, call)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,21 @@ class Evidence:
             traceback=data["traceback"],
             path=data.get("path"),
         )
+
+
+_FORKS = frozenset({"fork", "forkpty", "fork_exec", "_fork_exec", "posix_spawn", "posix_spawnp"})
+_LOCKS = frozenset({"flock", "lockf", "fcntl"})
+
+
+def _is_of_fork(error: BaseException) -> bool:
+    """Whether the function that met the error starts processes, and holds no locks."""
+    link = attribute(error, "__traceback__", TracebackType)
+    if link is None:
+        return False
+    while link.tb_next is not None:
+        link = link.tb_next
+    names = set(link.tb_frame.f_code.co_names)
+    return bool(names & _FORKS) and not names & _LOCKS
 
 
 def _path_of(error: OSError) -> str | None:

@@ -56,6 +56,8 @@ class FailureRule:
     source: str
     """Where the evidence was seen: observed with which version, or from which document."""
     errnos: frozenset[int] = frozenset()
+    calls: frozenset[str] = frozenset()
+    """The errno counts for these calls of the system only, see `ExceptionEvidence.call`."""
     exceptions: frozenset[str] = frozenset()
     """Qualified class names; a subclass matches too, unless a nearer class has a rule."""
     decisive: bool = False
@@ -76,7 +78,10 @@ class FailureRule:
     def sorts_of_evidence(self) -> list[str]:
         """What the rule looks at, in words, for the rendered table."""
         return [
-            *(errno_codes.errorcode[code] for code in sorted(self.errnos)),
+            *(
+                " of ".join((errno_codes.errorcode[code], *sorted(self.calls)))
+                for code in sorted(self.errnos)
+            ),
             *(name.rpartition(".")[2] for name in sorted(self.exceptions)),
             *(signals.Signals(number).name for number in sorted(self.signals)),
             *(f"exit code {code}" for code in sorted(self.exit_codes)),
@@ -164,6 +169,8 @@ class Classifier:
     def _by_errno(self, chain: Sequence[ExceptionEvidence]) -> Iterator[_Match]:
         for error in reversed(chain):
             for rule in self.rules:
+                if rule.calls and error.call not in rule.calls:
+                    continue
                 if error.errno is not None and error.errno in rule.errnos:
                     name = errno_codes.errorcode.get(error.errno, error.errno)
                     yield rule, f"errno {name}", error.path

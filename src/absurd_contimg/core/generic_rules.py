@@ -40,12 +40,38 @@ _BY_ERRNO: tuple[tuple[str, FailureKind, str, str], ...] = (
      "If it comes again, look at the disk (dmesg)."),
 )  # fmt: skip
 
+PROCESSES_ADVICE = (
+    "Raise the limit of processes and threads (ulimit -u; TasksMax of the unit, pids.max of the "
+    "container), or end what uses it up (ps -eLf); waiting work then goes on."
+)
+REFUSED_THREAD = (
+    r"can't start new thread|Thread creation failed|pthread_create failed|"
+    r"resources for OMP thread|fork: (retry: )?Resource temporarily unavailable|[Cc]annot fork\b|"
+    r"what\(\):\s+Resource temporarily unavailable"
+)
+"""Of Python, libgomp, OpenBLAS, Intel's OpenMP, shells and the C++ library."""
+
 
 def _errnos(names: str) -> frozenset[int]:
     return frozenset(getattr(errno, name) for name in names.split())
 
 
 GENERIC_RULES: tuple[FailureRule, ...] = (
+    FailureRule(
+        "processes",
+        FailureKind.RESOURCE,
+        PROCESSES_ADVICE,
+        "observed, Python 3.11: a lock that is held has the same errno",
+        errnos=_errnos("EAGAIN"),
+        calls=frozenset({"fork"}),
+    ),
+    FailureRule(
+        "threads",
+        FailureKind.RESOURCE,
+        PROCESSES_ADVICE,
+        "observed, Python 3.11: a RuntimeError",
+        text=re.compile(REFUSED_THREAD),
+    ),
     *(
         FailureRule(rule_id, kind, advice, _POSIX, errnos=_errnos(names))
         for rule_id, kind, names, advice in _BY_ERRNO

@@ -15,8 +15,9 @@ _FATAL_WORDS = (
     "terminate called", "what():", "bad_alloc", "MemoryError", "Fatal Python error",
     "No space left on device", "Segmentation fault", "double free", "Aborted",
     "out of memory", "emory allocation",
+    "Thread creation failed", "pthread_create failed", "OMP thread", "start new thread",
 )  # fmt: skip
-"""What the C++ runtime, glibc, LLVM, OpenBLAS and Python's faulthandler print at the end."""
+"""What the C++ runtime, glibc, LLVM, OpenMP, OpenBLAS and Python's faulthandler print last."""
 
 _CASA_SUFFIX, _OUTPUT_SUFFIX = ".casa.log", ".out.log"
 

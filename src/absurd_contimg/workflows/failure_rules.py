@@ -20,7 +20,7 @@ from absurd_contimg.core.failures import (
     FailureKind,
     FailureRule,
 )
-from absurd_contimg.core.generic_rules import GENERIC_RULES
+from absurd_contimg.core.generic_rules import GENERIC_RULES, PROCESSES_ADVICE, REFUSED_THREAD
 from absurd_contimg.execution.executor import StageTimeout
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, ONE_THREAD, OTHER_CALIBRATION
 from absurd_contimg.execution.stage_process import EXIT_DISK_FULL
@@ -108,6 +108,7 @@ _DESCRIPTORS = _Cause(
     r"Too many open files",
     "Raise the limit of open files (LimitNOFILE, at least 65536).",
 )
+_PROCESSES = _Cause(FailureKind.RESOURCE, REFUSED_THREAD, PROCESSES_ADVICE)
 _MEMORY = _Cause(
     FailureKind.RESOURCE,
     r"std::bad_alloc|MemoryError|[Cc]annot allocate memory|failed to map segment|"
@@ -349,6 +350,12 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
     _DESCRIPTORS.in_log(
         "abort-descriptors", "observed, python-casacore 3.8.1: new tables abort", signals=_ABORTS
     ),
+    _PROCESSES.in_log(
+        "abort-processes",
+        "the sources of libstdc++ and OpenBLAS, which raises SIGINT",
+        signals=_ABORTS | {signal.SIGINT},
+        not_produced="CASA starts its threads by libgomp, which exits with a code.",
+    ),
     _MEMORY.in_log("abort-memory", f"{_CASA}: tclean aborts", signals=frozenset({signal.SIGABRT})),
     FailureRule(
         "result-disk-full",
@@ -382,6 +389,7 @@ _CASA_RULES: tuple[FailureRule, ...] = (
     _DISK_FULL.in_log("casa-disk-full"),
     _READ_ONLY.in_log("casa-read-only-disk", not_produced=_WORDS_OF_THE_SYSTEM),
     _DESCRIPTORS.in_log("casa-descriptors"),
+    _PROCESSES.in_log("casa-processes", "observed, libgomp of GCC 12: it ends the process"),
     _MEMORY.in_log("casa-memory"),
     _LOCKED.in_log("casa-table-lock", f"{_CASA}: two tcleans on one image"),
     _REFUSED.in_log("casa-permission", f"{_CASA}: gaincal reports it in its log only"),
