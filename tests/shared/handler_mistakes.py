@@ -272,6 +272,31 @@ async def caught_and_charged(_params: Any, ctx: TaskContext) -> Any:
     return "ok"
 
 
+@mistake("control flow is caught")
+async def stopped_worker_saves_a_refusal(_params: Any, ctx: TaskContext) -> Any:
+    """The cancellation of a worker that is stopped is taken for an answer of the outside."""
+
+    async def charge_slowly() -> str:
+        try:
+            await asyncio.sleep(2)
+            return await charge()
+        except BaseException:  # noqa: BLE001 - the mistake
+            return "refused"
+
+    return await ctx.step("charge", charge_slowly)
+
+
+@mistake("control flow is caught")
+async def cancelled_call_is_a_refusal(_params: Any, ctx: TaskContext) -> Any:
+    async def charge_at_once() -> str:
+        try:
+            return await charge()
+        except asyncio.CancelledError:
+            return "refused"
+
+    return await ctx.step("charge", charge_at_once)
+
+
 # -- names of steps ---------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from absurd_contimg.history.invariants import check
 from absurd_contimg.history.invariants.world import WorldObservation
 from absurd_contimg.simulation.model.disk import ROOT
 from absurd_contimg.simulation.model.effect_gateway import BEFORE, Effect, EffectPhase
-from absurd_contimg.simulation.model.faults import GRACEFUL, NETWORK, FaultKind
+from absurd_contimg.simulation.model.faults import GRACEFUL, NETWORK, TERMS, FaultKind
 from absurd_contimg.simulation.model.world import World
 from absurd_contimg.simulation.runtime.loop import SimLoop
 
@@ -72,7 +72,7 @@ class InvariantChecker:
         """A fault of this kind is about to be injected."""
         if kind not in GRACEFUL:
             self.scratch_may_be_left = True
-        loses_lease = kind not in NETWORK and kind is not FaultKind.TERM
+        loses_lease = kind not in NETWORK and kind not in TERMS
         if loses_lease and self.fences.get(process) is _Fence.PASSED:
             self._excused.add(process)
 

@@ -21,7 +21,9 @@ from absurd_contimg.simulation.exploration.outcome import Outcome, outcome_of
 from absurd_contimg.simulation.model.effect_gateway import COMMITTED, Effect, EffectPhase
 from absurd_contimg.simulation.model.faults import (
     KILLS,
+    RESTARTS,
     SAME_PROCESS,
+    TERMS,
     FaultKind,
     FaultSchedule,
     only_of,
@@ -149,7 +151,7 @@ class CrashRun:
         worker_id, seconds = self._worker_id, _RESTART_SECONDS
         if kind is FaultKind.KILL_LATE:
             seconds = _LATE_RESTART_LEASES * self.spec.lease_seconds
-        elif kind not in (FaultKind.KILL, FaultKind.TERM):
+        elif kind not in RESTARTS:
             worker_id = f"{self.spec.worker_id}-relief-{self._processes + 1}"
         self.world.call_later(seconds, partial(self._start_process, worker_id))
 
@@ -220,12 +222,12 @@ class CrashRun:
     def _inject(self, kind: FaultKind, process: SimLoop, point: CrashPoint) -> None:
         self._note(f"{process.name}: {kind.value} at {point}")
         self.checker.fault_injected(kind, process)
-        if kind is FaultKind.TERM:
+        if kind in TERMS:
             process.at_death("successor", partial(self._terminated, process))
         self.injector.inject(kind, process, self._host, point.effect, self.crash_point)
         if kind not in SAME_PROCESS:
             self._current = None
-            if kind is not FaultKind.TERM:
+            if kind not in TERMS:
                 self._start_successor(kind)
 
     # -- the end --------------------------------------------------------------------------

@@ -363,7 +363,7 @@ def _makes_a_difference(kind: FaultKind, point: CrashPoint) -> bool:
     """Whether a fault other than a kill differs here from the same one at a point nearby."""
     is_before, is_call = point.phase is BEFORE, point.effect.kind == "call"
     match kind:
-        case FaultKind.CANCEL | FaultKind.TERM:
+        case FaultKind.CANCEL | FaultKind.TERM | FaultKind.TERM_NOW:
             return is_before
         case FaultKind.REFUSED:
             return is_call and is_before

@@ -59,6 +59,8 @@ class FaultInjector:
                 raise BackendUnavailable(f"simulated: {kind.value}")
             case FaultKind.TERM:
                 self._world.request_stop(process)
+            case FaultKind.TERM_NOW:
+                self._world.request_stop(process, grace_seconds=0.0)
             case FaultKind.CANCEL:
                 self._cancel_all()
             case FaultKind.PARTITION:

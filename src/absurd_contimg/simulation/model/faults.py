@@ -33,6 +33,8 @@ class FaultKind(StrEnum):
     """One call takes effect, but the connection breaks before the reply."""
     TERM = "term"
     """SIGTERM: the process ends after its grace period and is restarted under its own name."""
+    TERM_NOW = "term-now"
+    """The same with a grace period of 0 s: what runs is cancelled and released at once."""
     CANCEL = "cancel"
     """An operator cancels every task; the worker gets no notice."""
     REBOOT = "reboot"
@@ -47,12 +49,13 @@ class FaultKind(StrEnum):
 
 KILLS = (FaultKind.KILL, FaultKind.KILL_LATE, FaultKind.KILL_OTHER)
 NETWORK = (FaultKind.REFUSED, FaultKind.REPLY_LOST)
-RESTARTS = (FaultKind.KILL, FaultKind.TERM)
+TERMS = (FaultKind.TERM, FaultKind.TERM_NOW)
+RESTARTS = (FaultKind.KILL, *TERMS)
 """The same name goes on before its lease has expired."""
-GRACEFUL = (FaultKind.TERM, FaultKind.CANCEL, *NETWORK)
+GRACEFUL = (*TERMS, FaultKind.CANCEL, *NETWORK)
 """The process still does all its cleanup."""
 _LEASE_LOSSES = (FaultKind.PAUSE, FaultKind.PAUSE_LATE, FaultKind.PARTITION)
-ALL_FAULTS = (*KILLS, FaultKind.TERM, *_LEASE_LOSSES, *NETWORK)
+ALL_FAULTS = (*KILLS, *TERMS, *_LEASE_LOSSES, *NETWORK)
 """After each of these every task must end as in the baseline; after `CANCEL` it need not."""
 SAME_PROCESS = (FaultKind.CANCEL, FaultKind.OUTAGE)
 """The process works on, and no other one is started."""

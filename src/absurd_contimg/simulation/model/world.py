@@ -11,7 +11,7 @@ import gc
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import MAXYEAR, UTC, datetime, timedelta
 from functools import partial
 from heapq import heappop, heappush
@@ -83,6 +83,8 @@ class State:
 
 _ROUNDING = 1e-6
 """Of a poll: the database counts microseconds, the clock does not."""
+_REQUEST_SECONDS = 0.001
+"""Of an effect outside, where it matters that it takes time."""
 _POLLS_MAX = 10**7
 """With any interval longer than the horizon of an exploration."""
 
@@ -183,9 +185,15 @@ class World:
         """Whether a service works in a process, beside its workers."""
         return process in self._services
 
-    def request_stop(self, process: SimLoop) -> None:
-        """SIGTERM: its workers stop as they do in the service, and then the process ends."""
+    def request_stop(self, process: SimLoop, grace_seconds: float | None = None) -> None:
+        """SIGTERM: its workers stop as they do in the service, and then the process ends.
+
+        Their grace period is that of their settings, if none is given.
+        """
+        process.stopping = True
         for worker in self.workers.get(process, ()):
+            if grace_seconds is not None:
+                worker.settings = replace(worker.settings, grace_seconds=grace_seconds)
             worker.stop()
         if process in self._services:
             self._services[process].stop()
@@ -335,6 +343,8 @@ async def outside(name: str, value: Json = None) -> None:
     in_step = getattr(absurd_sdk.get_current_context(), "in_step", False)
 
     async def note() -> None:
+        if gateway.process.stopping:  # a cancellation comes while the request is under way
+            await asyncio.sleep(_REQUEST_SECONDS)
         ledger.append(ExternalEffect(name, value, in_step))
 
     await gateway.perform(Effect("own", name, True), note)

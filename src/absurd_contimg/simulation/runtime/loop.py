@@ -89,6 +89,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.held: list[asyncio.Handle] | None = None
         """Callbacks of a paused process; those of a dead one are dropped. None while it runs."""
         self.dead = False
+        self.stopping = False
+        """SIGTERM has come."""
         self.paused_at = self.resumed_at = float("-inf")
         self.errors: list[BaseException] = []
         self.at_resume: Callable[[], None] = lambda: None
