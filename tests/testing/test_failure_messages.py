@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.testing import ExternalInput, explore_crashes, run_handler
+from absurd_contimg.testing import ExternalInput, explore_crashes, outside, run_handler
 
 
 async def waits_for_go(_params: Any, ctx: TaskContext) -> Any:
@@ -43,3 +43,37 @@ def test_an_external_input_that_fails_is_named(
 
 async def _nothing() -> None:
     pass
+
+
+def message_of(handler: Any, **arguments: Any) -> str:
+    """What an exploration says about a handler that is wrong."""
+    with pytest.raises(AssertionError) as caught:
+        explore_crashes(handler, {}, **arguments)
+    return str(caught.value)
+
+
+async def fails_after_its_effect(_params: Any, ctx: TaskContext) -> Any:
+    async def charge() -> int:
+        await outside("charge", ctx.task_id)
+        if ctx.attempt < 3:
+            raise ConnectionError("refused")
+        return 1
+
+    return await ctx.step("charge", charge)
+
+
+def test_an_effect_whose_step_fails_and_is_retried_is_not_sent_into_a_step() -> None:
+    text = message_of(fails_after_its_effect)
+    assert "happens 3 times outside: charge" in text
+    assert "its step failed after it and was retried" in text
+    assert "repeats=['charge']" in text
+    assert "outside of a step" not in text
+    assert explore_crashes(fails_after_its_effect, {}, repeats=["charge"]).futures
+
+
+def test_an_effect_of_two_steps_is_said_to_be_of_two() -> None:
+    async def charges_twice(_params: Any, ctx: TaskContext) -> None:
+        await ctx.step("charge", lambda: outside("charge"))
+        await ctx.step("charge again", lambda: outside("charge"))
+
+    assert "happens 2 times outside: charge null. Several steps do it" in message_of(charges_twice)

@@ -163,10 +163,25 @@ def _check_baseline(spec: ExplorationSpec, ends: State) -> None:
     for text, count in Counter(outcome.ledger).items():
         if count > 1 and not any(text.startswith(f"{name} ") for name in spec.repeats):
             raise AssertionError(
-                f"{changed}without any fault this happens {count} times outside: {text}. Code "
-                "outside of a step runs again whenever the task wakes or is retried. Put it into "
-                "a step; if it may be repeated, name it in `repeats`"
+                f"{changed}without any fault this happens {count} times outside: {text}. "
+                f"{_why_repeated(outcome, text)}. If it may be repeated, "
+                "as with a key that the outside recognises: "
+                f"explore_crashes(..., repeats=[{text.partition(' ')[0]!r}])"
             )
+
+
+def _why_repeated(outcome: Outcome, effect: str) -> str:
+    """Why an effect outside happens several times without any fault, and the remedy."""
+    if effect in outcome.unprotected:
+        return (
+            "Code outside of a step runs again whenever the task wakes or is retried. Put it into "
+            "a step"
+        )
+    if any(end.startswith("failed") for ends in outcome.run_ends for end in ends):
+        return (
+            "It is in a step: its step failed after it and was retried. Give it a step of its own"
+        )
+    return "Several steps do it. Give each of them a key of its own"
 
 
 def _changed_steps(histories: Iterable[History]) -> Iterator[str]:
