@@ -77,11 +77,11 @@ def test_checkpoint_whose_reply_is_lost_is_not_written_again() -> None:
         return procedures.count("set_task_checkpoint_state")
 
     spec = pipeline_spec()
-    committed = f"call set_task_checkpoint_state, {EffectPhase.COMMITTED.value}"
+    committed = EffectPhase.COMMITTED.value
     counts = {
         writes((InjectedFault(FaultKind.REPLY_LOST, number),))
         for number, name in enumerate(names(explore(spec, faults=())), start=1)
-        if name == committed
+        if name.startswith("call set_task_checkpoint_state") and name.endswith(committed)
     }
     assert counts == {writes(())}
 
@@ -144,9 +144,8 @@ def test_lost_leases_of_living_workers_are_no_deaths(
 
 def test_a_lease_may_be_lost_before_the_first_start_is_saved() -> None:
     """The note of the loss looked for a start that was not there, and ended the worker."""
-    point = names(explore(pipeline_spec(), faults=())).index(
-        "call set_task_checkpoint_state, before"
-    )
+    points = names(explore(pipeline_spec(), faults=()))
+    point = next(n for n, name in enumerate(points) if "set_task_checkpoint_state" in name)
     assert replay(pipeline_spec(), parse_schedule(f"outage@{point + 1}")).violations == ()
 
 

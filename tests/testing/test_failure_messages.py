@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from typing import Any
 
 import pytest
 
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.testing import ExternalInput, explore_crashes, outside, run_handler
+from absurd_contimg.testing import ExternalInput, explore_crashes, happened, outside, run_handler
 
 
 async def waits_for_go(_params: Any, ctx: TaskContext) -> Any:
@@ -77,3 +79,28 @@ def test_an_effect_of_two_steps_is_said_to_be_of_two() -> None:
         await ctx.step("charge again", lambda: outside("charge"))
 
     assert "happens 2 times outside: charge null. Several steps do it" in message_of(charges_twice)
+
+
+async def counts_the_charges(_params: Any, ctx: TaskContext) -> None:
+    async def charge() -> None:
+        await outside("charge", "card")
+        await outside("mail", {"charges": happened("charge", "card")})
+
+    for number in range(40):
+        await ctx.step(f"load {number}", lambda: asyncio.sleep(0))
+    await ctx.step("charge", charge)
+
+
+def test_the_trace_is_shown_around_the_fault_and_says_what_is_left_out() -> None:
+    text = message_of(counts_the_charges, faults=["kill-other"])
+    lines = [line.strip() for line in text.splitlines()]
+    (fault,) = (number for number, line in enumerate(lines) if ": kill-other at " in line)
+    (left_out,) = (n for n, line in enumerate(lines) if re.match(r"\.\.\. \d+ earlier lines", line))
+    assert left_out < fault < len(lines) - 10
+    assert len(lines) < 100
+
+
+def test_a_line_of_the_trace_names_the_checkpoint_and_the_value() -> None:
+    text = message_of(counts_the_charges, faults=["kill-other"])
+    assert "call set_task_checkpoint_state 'charge', committed" in text
+    assert "own mail {'charges': 2}, committed" in text

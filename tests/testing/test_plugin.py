@@ -108,7 +108,7 @@ def test_a_killed_worker_resumes_where_it_was() -> None:
     writes = [
         n
         for n, first in enumerate(result.crash_points, 1)
-        if "checkpoint_state, comm" in str(first)
+        if re.search("set_task_checkpoint_state .*, comm", str(first))
     ]
     run = CrashRun(spec, (InjectedFault(FaultKind.KILL_OTHER, writes[2]),))
     run.run()
@@ -460,6 +460,8 @@ def test_printed_command_shows_the_same_future_again(tmp_path: Path) -> None:
     assert "1 failed" in again
     wrong = next(line for line in first.splitlines() if "same_end_as_baseline" in line)
     assert wrong in again.splitlines()
+    fault = command[1].rpartition(" ")[2].partition("@")[0]
+    assert again.count(f": {fault} at ") == 1, "the trace is shown once"
 
 
 _SAFE_TEST = """

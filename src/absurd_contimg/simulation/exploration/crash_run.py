@@ -52,7 +52,8 @@ class CrashPoint(NamedTuple):
     phase: EffectPhase
 
     def __str__(self) -> str:
-        return f"{self.effect.kind} {self.effect.name}, {self.phase.value}"
+        kind, name, _, subject = self.effect
+        return f"{kind} {name}{subject and ' '}{subject}, {self.phase.value}"
 
 
 @dataclass(frozen=True, slots=True)

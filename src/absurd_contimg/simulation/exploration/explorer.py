@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import re
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ from absurd_contimg.simulation.model.world import without_logs_and_gc
 
 FINDINGS_MAX = 20
 """After this many findings an exploration stops."""
+_LINES_BEFORE, _LINES_AFTER, _LINES_OF_END = 20, 40, 20
+"""Of a trace: around its first fault, and the last ones."""
 _FUTURES_PER_COLLECTION = 500
 _LEASES_LOST_MAX = 6
 """By one fault: a partition may last three, and then the run has to expire and be polled."""
@@ -80,10 +83,22 @@ class Finding:
             f"<Finding: faults {self.schedule_text or '(none)'}, {len(self.violations)} violations>"
         )
 
+    def _window(self) -> list[str]:
+        """The lines of the trace around its first fault, and its end."""
+        is_fault = re.compile(rf": ({'|'.join(fault.kind for fault in self.schedule)}) at ").search
+        fault = next((n for n, line in enumerate(self.trace) if is_fault(line)), 0)
+        first, last = max(fault - _LINES_BEFORE, 0), len(self.trace) - _LINES_OF_END
+        middle = max(fault + _LINES_AFTER, first)
+        lines = [f"... {first} earlier lines left out"] if first else []
+        lines += self.trace[first:middle]
+        if last > middle:
+            lines.append(f"... {last - middle} lines left out")
+        return [*lines, *self.trace[max(middle, last) :]]
+
     def __str__(self) -> str:
         lines = [f"faults {self.schedule_text or '(none)'}"]
         lines += [f"  {violation}" for violation in self.violations[:6]]
-        lines += [f"    {line}" for line in self.trace[-60:]]
+        lines += [f"    {line}" for line in self._window()]
         return "\n".join(lines)
 
 

@@ -57,6 +57,8 @@ class Effect(NamedTuple):
     name: str
     changes: bool
     """False for an effect that leaves nothing behind: a read, the start of a stage."""
+    subject: str = ""
+    """What it is about, for traces: the name of a checkpoint, an event, a task, a key."""
 
 
 Observer = Callable[[SimLoop, Effect, EffectPhase], None]
@@ -184,8 +186,19 @@ class BackendProxy:
         self.inner = inner
 
 
+_SUBJECTS = {
+    "set_task_checkpoint_state": 2,
+    "get_task_checkpoint_state": 2,
+    "await_event": 4,
+    "emit_event": 1,
+    "spawn_task": 1,
+}
+"""By call: the place of the name that it is about among its arguments."""
+
+
 def _proxy_call(name: str) -> Callable[..., Awaitable[Any]]:
-    effect = Effect("call", name, name not in READS)
+    plain = Effect("call", name, name not in READS)
+    place = _SUBJECTS.get(name, 99)
 
     async def call(self: BackendProxy, *args: Any, **options: Any) -> Any:
         gateway = self.gateway
@@ -193,6 +206,7 @@ def _proxy_call(name: str) -> Callable[..., Awaitable[Any]]:
         if gateway.observe is None and gateway.server.quiet:
             gateway.process.check_alive()
             return await method(*args, **options)
+        effect = plain._replace(subject=repr(args[place])) if place < len(args) else plain
         return await gateway.perform(effect, gateway.call, method, name, *args, **options)
 
     return call

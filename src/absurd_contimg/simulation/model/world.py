@@ -22,6 +22,7 @@ import absurd_sdk
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.jsonb_sanitizer import shortened
 from absurd_contimg.core.records import TERMINAL_STATES, History, Json
 from absurd_contimg.core.worker import Worker
 from absurd_contimg.history.invariants.world import WorldObservation
@@ -85,6 +86,8 @@ _ROUNDING = 1e-6
 """Of a poll: the database counts microseconds, the clock does not."""
 _REQUEST_SECONDS = 0.001
 """Of an effect outside, where it matters that it takes time."""
+_SHOWN_MAX = 80
+"""Characters of the value of an effect outside, in traces."""
 _POLLS_MAX = 10**7
 """With any interval longer than the horizon of an exploration."""
 
@@ -347,7 +350,8 @@ async def outside(name: str, value: Json = None) -> None:
             await asyncio.sleep(_REQUEST_SECONDS)
         ledger.append(ExternalEffect(name, value, in_step))
 
-    await gateway.perform(Effect("own", name, True), note)
+    subject = "" if value is None else shortened(repr(value), _SHOWN_MAX)
+    await gateway.perform(Effect("own", name, True, subject), note)
 
 
 def happened(name: str, value: Json = None) -> int:
