@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import inspect
 import itertools
 import os
 import re
@@ -42,6 +43,7 @@ from absurd_contimg.testing import (
     explore_crashes,
     happened,
     outside,
+    replay_handler,
     run_handler,
 )
 from absurd_contimg.testing.strategies import scenarios, timed_faults
@@ -61,7 +63,11 @@ def test_other_programs_of_the_documentation_run() -> None:
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert len(blocks) > 1
     for code in blocks[1:]:
-        exec(compile(code, str(DOCS), "exec"), {})
+        names: dict[str, Any] = {}
+        exec(compile(code, str(DOCS), "exec"), names)
+        for name, function in names.items():
+            if name.startswith("test_") and not inspect.signature(function).parameters:
+                function()
 
 
 def test_the_page_says_what_each_invariant_says() -> None:
@@ -274,6 +280,19 @@ def test_what_outlives_its_world_is_told() -> None:
 def test_misspelt_fault_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'killl' is no kind of fault; there are kill, kill-late"):
         explore_crashes(two_steps, {}, faults=["killl"])
+
+
+@pytest.mark.parametrize("fault", ["kill@17", InjectedFault(FaultKind.KILL, 17)])
+def test_schedule_among_the_kinds_is_sent_to_replay_handler(fault: Any) -> None:
+    with pytest.raises(ValueError, match=r"kill@17 is a fault at a crash .*replay_handler\("):
+        explore_crashes(two_steps, {}, faults=[fault])
+
+
+def test_one_future_of_a_handler_under_two_faults() -> None:
+    finding = replay_handler(two_steps, {}, "kill@9,pause@3")
+    assert (finding.violations, finding.missed) == ((), ())
+    assert any("pause at" in line for line in finding.trace)
+    assert replay_handler(two_steps, {}, "kill@999").missed
 
 
 def test_misspelt_argument_is_refused() -> None:

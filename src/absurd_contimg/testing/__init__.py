@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         assert_resumes_from,
         assert_step_ran_once,
     )
-    from absurd_contimg.testing.crashes import explore_crashes, run_handler
+    from absurd_contimg.testing.crashes import explore_crashes, replay_handler, run_handler
 
 __all__ = [
     "Exploration",
@@ -39,6 +39,7 @@ __all__ = [
     "happened",
     "in_virtual_time",
     "outside",
+    "replay_handler",
     "run_handler",
 ]
 

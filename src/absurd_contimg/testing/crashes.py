@@ -31,7 +31,14 @@ from absurd_contimg.simulation.exploration.explorer import (
     replay,
 )
 from absurd_contimg.simulation.exploration.outcome import Outcome
-from absurd_contimg.simulation.model.faults import ALL_FAULTS, FaultKind, parse_kind, parse_schedule
+from absurd_contimg.simulation.model.faults import (
+    ALL_FAULTS,
+    FaultKind,
+    FaultSchedule,
+    InjectedFault,
+    parse_kind,
+    parse_schedule,
+)
 from absurd_contimg.simulation.model.worker_factory import SETTINGS, AnyHandler, HandlerWorkers
 
 _ERRORS = no_error_is_uncaught.__name__
@@ -114,7 +121,7 @@ def explore_crashes(
     """
     __tracebackhide__ = True  # pytest shows the failure, not this function
     _require_arguments(explore_crashes, spec)
-    kinds = tuple(map(parse_kind, faults))
+    kinds = tuple(map(_kind, faults))
     tested = handler_spec(handler, params, repeats=repeats, **spec)  # type: ignore[arg-type]
     _check_baseline(tested, ends)
     if only_schedule is not None:
@@ -130,6 +137,31 @@ def explore_crashes(
             f"Replay: pytest -s {shlex.quote(test)} --absurd-faults {first.schedule_text}"
         )
     return exploration
+
+
+def _kind(fault: object) -> FaultKind:
+    """One of `faults`; a fault at a crash point is none."""
+    text = str(fault)
+    if isinstance(fault, InjectedFault) or "@" in text:
+        raise ValueError(
+            f"faults are kinds, as 'kill', and {text} is a fault at a crash point. For one future: "
+            "replay_handler(handler, params, schedule)"
+        )
+    return parse_kind(text)
+
+
+def replay_handler(
+    handler: AnyHandler, params: Json, schedule: FaultSchedule | str, **spec: object
+) -> Finding:
+    """One future of a handler under a schedule of faults, as ``"kill@17,pause@4"``.
+
+    Its violations, empty if it ends as the run without faults does; `missed` has the faults that
+    were not injected because the process had fewer crash points. Further arguments are those of
+    `handler_spec`.
+    """
+    _require_arguments(replay_handler, spec)
+    tested = handler_spec(handler, params, **spec)  # type: ignore[arg-type]
+    return replay(tested, parse_schedule(schedule) if isinstance(schedule, str) else schedule)
 
 
 def _seen_again(spec: ExplorationSpec, finding: Finding) -> str:

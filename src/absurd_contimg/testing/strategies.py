@@ -1,4 +1,4 @@
-"""Hypothesis strategies: small scenarios, timed faults for them, and fault schedules."""
+"""Hypothesis strategies: fault schedules for a handler, and scenarios for the telescope."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KINDS = tuple(map(FaultKind, ("kill", "pause", "reboot", "partition", "outage")
 
 
 def scenarios(days_max: float = 0.1) -> st.SearchStrategy[Scenario]:
-    """Small worlds: 1 to 4 workers on 1 or 2 hosts, some hours of telescope."""
+    """Small worlds of the telescope: 1 to 4 workers on 1 or 2 hosts, some hours of telescope."""
     return st.builds(
         Scenario,
         name=st.just("drawn"),
@@ -34,7 +34,7 @@ def scenarios(days_max: float = 0.1) -> st.SearchStrategy[Scenario]:
 
 
 def timed_faults(scenario: Scenario, faults_max: int = 8) -> st.SearchStrategy[list[TimedFault]]:
-    """Faults that fit a scenario, in order of time."""
+    """Faults that fit a scenario of the telescope, in order of time."""
     end = scenario.days * DAY_SECONDS
     # Rounding must not carry it past the end, where the campaign refuses it.
     times = st.floats(0.0, end).map(lambda at: min(round(at, 3), end))
@@ -49,7 +49,10 @@ def timed_faults(scenario: Scenario, faults_max: int = 8) -> st.SearchStrategy[l
     return st.lists(st.one_of(faults), max_size=faults_max).map(sorted)
 
 
-def fault_schedules(crash_points: int, faults_max: int = 3) -> st.SearchStrategy[FaultSchedule]:
-    """Schedules for `replay`: a few faults at any of a workflow's crash points."""
+def fault_schedules(crash_points: int, faults_max: int = 2) -> st.SearchStrategy[FaultSchedule]:
+    """Schedules for `replay_handler`: a few faults at any of a handler's crash points.
+
+    With three a step may end as many workers as its task survives, and the task fails rightly.
+    """
     fault = st.builds(InjectedFault, st.sampled_from(ALL_FAULTS), st.integers(1, crash_points))
     return st.lists(fault, max_size=faults_max).map(tuple)
