@@ -27,26 +27,33 @@ def run(folder: Path, command: str, environment: dict[str, str]) -> str:
     return shown.stdout
 
 
+def started(folder: Path, command: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """A worker that the page starts in the background."""
+    return subprocess.Popen(
+        [sys.executable, *command.split()[1:2]],
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def test_every_file_and_command_works(tmp_path: Path, database_url: str) -> None:
     assert set(FILES) == {
         *("orders.py", "try_it.py", "test_orders.py", "orders_worker.py", "spawn_order.py"),
+        *("two_workers.py", "pick_up.py"),
     }
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("ABSURD_", "PIPELINE_"))}
     environment = {**clean, "ABSURD_DATABASE_URL": database_url, "COLUMNS": "200"}
-    try_it, test, init, work, spawn, status, history, retry = COMMANDS
+    try_it, test, init, work, spawn, init_parcels, work_two, pick_up, *others = COMMANDS
+    status, history, retry = others
     assert "state='completed'" in run(tmp_path, try_it, environment)
     assert "3 passed" in run(tmp_path, test, environment)
     run(tmp_path, init, environment)
     assert work == "python orders_worker.py &"
-    worker = subprocess.Popen(
-        [sys.executable, *work.split()[1:2]],
-        cwd=tmp_path,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    worker = started(tmp_path, work, environment)
     try:
         task, outcome = run(tmp_path, spawn, environment).split()
         assert outcome == "spawned"
@@ -61,6 +68,20 @@ def test_every_file_and_command_works(tmp_path: Path, database_url: str) -> None
     assert re.search(r"completed +charge, \S*cooling off, mail", shown)
     assert 'Result: {"charged": 950}' in shown
     assert retry.split()[-2:] == ["retry", "TASK"]
+    run(tmp_path, init_parcels, environment)
+    assert work_two == "python two_workers.py &"
+    workers = started(tmp_path, work_two, environment)
+    try:
+        (task,) = run(tmp_path, pick_up, environment).split()
+        while "ship " + task + ": completed" not in (
+            shown := run(tmp_path, history.replace("TASK", task), environment)
+        ):
+            assert workers.poll() is None
+            assert "failed" not in shown
+        assert 'Result: {"by": "anna"}' in shown
+    finally:
+        workers.terminate()
+        assert workers.wait(20) == 0
 
 
 def test_the_unit_starts_the_file_of_the_page() -> None:
