@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ def load_settings(
     settings = Settings(
         pipeline=config,
         catalog=paths.catalog,
-        database_url=_as_utf8(flat.pop("database_url", None)),
+        database_url=_checked_url(flat.pop("database_url", None), origins),
         registry_url=registry if "://" in registry else f"sqlite:///{Path(registry).absolute()}",
         **flat,
     )
@@ -273,9 +274,21 @@ def _validated(
         ) from error
 
 
-def _as_utf8(url: str | None) -> str | None:
+_DATABASE = re.compile(r"\s*(postgres(ql)?://|\w+\s*=)")
+"""How a URL begins, or libpq's other form, as ``host=/socket user=u dbname=d``."""
+
+
+def _checked_url(url: str | None, origins: Mapping[str, str]) -> str | None:
     if url is not None and url.encode(errors="ignore").decode() != url:
         raise SettingError("The database's URL has bytes that are no UTF-8.", "Write each as %XX.")
+    if url and not _DATABASE.match(url):
+        is_option = origins.get("database_url") == "an option"
+        name = "--database-url" if is_option else "ABSURD_DATABASE_URL"
+        raise SettingError(
+            f"{name} is no URL of Postgres: it must begin with postgresql:// (its text may hold a "
+            "password and is not shown).",
+            "Write postgresql://USER@HOST:PORT/DATABASE.",
+        )
     return url
 
 

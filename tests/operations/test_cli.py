@@ -52,7 +52,9 @@ def test_an_empty_folder_is_refused(option: str) -> None:
     ("url", "expected"),
     [
         ("postgresql://nobody@127.0.0.1:1/none", ["BackendUnavailable", "ABSURD_DATABASE_URL"]),
-        ("not a url", ["BackendUnavailable", "ABSURD_DATABASE_URL"]),
+        ("not a url", ["ABSURD_DATABASE_URL is no URL of Postgres", "postgresql://"]),
+        ("127.0.0.1:5432/secret?x=1", ["ABSURD_DATABASE_URL is no URL of Postgres"]),
+        ("postgresql+psycopg://secret@h/d", ["ABSURD_DATABASE_URL is no URL of Postgres"]),
     ],
 )
 def test_wrong_database_url_gives_one_message(
@@ -63,6 +65,9 @@ def test_wrong_database_url_gives_one_message(
     for text in expected:
         assert text in shown.stderr
     assert "Traceback" not in shown.stderr
+    assert "secret" not in shown.stderr
+    option = contimg(tmp_path, "--database-url", url, "status").stderr
+    assert ("--database-url is no URL of Postgres" in option) == ("no URL" in expected[0])
 
 
 def test_database_without_the_schema_says_what_to_run(
