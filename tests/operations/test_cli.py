@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from forked_programs import run_program
@@ -68,6 +69,23 @@ def test_wrong_database_url_gives_one_message(
     assert "secret" not in shown.stderr
     option = contimg(tmp_path, "--database-url", url, "status").stderr
     assert ("--database-url is no URL of Postgres" in option) == ("no URL" in expected[0])
+
+
+def test_stopping_says_what_was_stopped(database_url: str) -> None:
+    """A user's own server, and a folder that never was, were said to be stopped."""
+    with TemporaryDirectory() as name:  # short, for the path of a socket
+        root = Path(name)
+        folder = root / "state" / "postgres"
+        own = contimg(root, "db", "stop", ABSURD_DATABASE_URL=database_url).stdout
+        assert "Nothing was stopped: the database is a server of your own" in own
+        never = contimg(root, "db", "stop").stdout
+        assert f"Nothing was stopped: there is no private Postgres in {folder}" in never
+        assert not folder.exists()
+        contimg(root, "db", "init")
+        stopped = contimg(root, "db", "stop").stdout
+        assert f"The private Postgres in {folder} is stopped." in stopped
+        again = contimg(root, "db", "stop").stdout
+        assert f"Nothing was stopped: the private Postgres in {folder} does not run" in again
 
 
 def test_database_without_the_schema_says_what_to_run(

@@ -260,12 +260,27 @@ def db_init(
 
 @shared.database_app.command("stop")
 def db_stop() -> None:
-    """Stop the embedded server."""
+    """Stop the private Postgres in the state folder; never a server of your own."""
     from absurd_contimg.backends.postgres import EmbeddedPostgres
 
-    folder = state.settings().embedded_folder
-    EmbeddedPostgres(folder).stop()
-    console.out(f"The embedded server in {folder} is stopped.")
+    settings = state.settings()
+    folder = settings.embedded_folder
+    server = EmbeddedPostgres(folder)
+    if server.exists() and server.is_running():
+        server.stop()
+        console.out(f"The private Postgres in {folder} is stopped.")
+    elif settings.database_url is not None:
+        console.out(
+            "Nothing was stopped: the database is a server of your own (ABSURD_DATABASE_URL or "
+            "--database-url), which contimg neither starts nor stops."
+        )
+    elif server.exists():
+        console.out(f"Nothing was stopped: the private Postgres in {folder} does not run.")
+    else:
+        console.out(
+            f"Nothing was stopped: there is no private Postgres in {folder}. Check --folder, "
+            "--output-dir and --state-dir."
+        )
 
 
 @shared.database_app.command("url")
