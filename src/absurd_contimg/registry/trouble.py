@@ -62,7 +62,7 @@ def trouble_of_server(place: str, url: str, schema: str, error: psycopg.Error) -
     text = f"The registry {place} cannot be used: {words}."
     if error.sqlstate in _DAMAGED_TABLES:
         return RegistryDamagedError(place, text, REBUILD)
-    remedy = _OF_SERVER.get(error.sqlstate or "") or remedy_of_refusal(words)
+    remedy = remedy_of_refusal(words) or _OF_SERVER.get(error.sqlstate or "", "")
     if error.sqlstate == _LOCKED:
         remedy = name_holders(find_lock_holders_now(url, schema)) or (
             "End the transaction that holds a lock on its tables: a superuser sees it in pg_locks."

@@ -25,6 +25,7 @@ from absurd_contimg.core.errors import BackendError, BackendUnavailable, Unsuita
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.errors import AwayError
 from absurd_contimg.history.invariants.check import audit
 from absurd_contimg.history.queue_health import find_problems
 from absurd_contimg.registry import Registry
@@ -403,6 +404,36 @@ async def test_user_without_rights_is_told(
             install_schema(url)
     finally:
         administrator.execute("drop role reader")
+
+
+@pytest.mark.parametrize("use", [install_schema, Registry])
+def test_what_is_missing_in_a_server_that_runs_is_named_with_its_remedy(
+    postgres_server: EmbeddedPostgres, administrator: psycopg.Connection, use: Callable[[str], Any]
+) -> None:
+    """It was advised to look whether the server runs, or to move the registry away."""
+    database = f"bare_{use.__name__.lower()}"
+    postgres_server.create_database(database)
+    administrator.execute("create role newcomer login password 'x'")
+
+    def refusal(user: str, name: str) -> str:
+        socket = quote(str(postgres_server.folder / "socket"), safe="")
+        with pytest.raises((BackendError, AwayError)) as raised:
+            use(f"postgresql://{user}@/{name}?host={socket}")
+        assert "that the server runs" not in str(raised.value)
+        return str(raised.value)
+
+    try:
+        text = refusal("nobody:x", database)
+        assert "Correct the user or the password, or make the role: create role nobody" in text
+        text = refusal("newcomer:x", "nowhere")
+        assert "createdb --owner=ROLE --encoding=UTF8 --template=template0 nowhere" in text
+        text = refusal("newcomer:x", database)
+        assert f"grant connect, create on database {database} to ROLE" in text
+        administrator.execute(f"revoke connect on database {database} from public")
+        text = refusal("newcomer:x", database)
+        assert f"grant connect, create on database {database} to ROLE" in text
+    finally:
+        administrator.execute("drop role newcomer")
 
 
 def test_socket_folder_that_is_too_long_is_told() -> None:

@@ -39,16 +39,25 @@ READ_ONLY = (
     "The database takes no changes, as a standby does that was not promoted. Promote it, or name "
     "the primary in ABSURD_DATABASE_URL."
 )
-_OF_RIGHTS = {
-    "42501": "The database's user lacks a right: {}. Grant it, or name another user in "
-    "ABSURD_DATABASE_URL.",
-    "25006": READ_ONLY + " ({})",
-}
-"""By SQLSTATE, with the server's words."""
-
-
 _NO_CONNECTION_LEFT = re.compile(r"too many (clients|connections)|remaining connection slots")
 _CLOSED = re.compile(r'database (".*") is not currently accepting connections')
+
+_MISSING = (
+    (
+        re.compile(r'database "(.+?)" does not exist'),
+        "Correct its name, or make it: createdb --owner=ROLE --encoding=UTF8 "
+        "--template=template0 {}",
+    ),
+    (
+        re.compile(r'(?:authentication failed for user|role) "(.+?)"(?: does not exist|$)', re.M),
+        "Correct the user or the password, or make the role: create role {} login",
+    ),
+    (
+        re.compile(r'permission denied for database "?([^"\n.]+)'),
+        "As the database's owner: grant connect, create on database {} to ROLE",
+    ),
+)
+"""What a user needs of a server, by its words where it is missing, and what makes it."""
 
 
 def remedy_of_refusal(text: str) -> str:
@@ -66,6 +75,9 @@ def remedy_of_refusal(text: str) -> str:
             "Somebody has closed it, as for maintenance. As a superuser: alter database "
             f"{closed[1]} allow_connections true"
         )
+    for pattern, remedy in _MISSING:
+        if match := pattern.search(text):
+            return remedy.format(match[1]) + " (docs/deployment.md)"
     return ""
 
 
@@ -95,7 +107,7 @@ def raise_translated(error: psycopg.Error) -> NoReturn:
         case "42P01" if _SCHEMA in message:
             raise QueueNotFound(_missing_table(message), state) from error
         case "42501" | "25006":
-            raise BackendError(_OF_RIGHTS[state].format(message), state) from error
+            raise BackendError(_of_rights(state, message), state) from error
         case None if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
             raise unavailable(error) from error
         case str() if state.startswith(_UNREACHABLE_CLASSES):
@@ -114,6 +126,14 @@ def raise_translated(error: psycopg.Error) -> NoReturn:
             raise BackendError(message, state) from error
 
 
+def _of_rights(state: str, message: str) -> str:
+    """Of a standby, or of a user without a right, with the server's words."""
+    if state == "25006":
+        return f"{READ_ONLY} ({message})"
+    remedy = "Grant it, or name another user in ABSURD_DATABASE_URL."
+    return f"The database's user lacks a right: {message}. {remedy_of_refusal(message) or remedy}"
+
+
 def _missing_table(message: str) -> str:
     """What to do about a table of Absurd's that is not there; the message names it."""
     name = _QUEUE_TABLE.search(message)
@@ -130,11 +150,11 @@ def unavailable(error: psycopg.Error) -> BackendUnavailable:
     is_malformed = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
     is_set = is_malformed or "ABSURD_DATABASE_URL" in os.environ
     setting = "ABSURD_DATABASE_URL and " if is_set else ""
-    remedy = (
+    unset = (
         f"Unset {', '.join(variables)} unless meant for this database (they count where its URL "
-        "says nothing), and check"
+        "says nothing)"
         if variables
-        else "Check"
+        else ""
     )
     text = str(error).strip() or reason_of(error)
     if is_malformed:
@@ -143,7 +163,11 @@ def unavailable(error: psycopg.Error) -> BackendUnavailable:
         )  # the setting is malformed: any part may be secret
     text = one_line(text)
     refusal = "" if is_malformed else remedy_of_refusal(text)
-    remedy = refusal or f"{remedy} {setting}that the server runs (contimg doctor)."
+    if refusal:
+        remedy = f"{unset}. {refusal}" if unset else refusal
+    else:
+        check = f"{unset}, and check" if unset else "Check"
+        remedy = f"{check} {setting}that the server runs (contimg doctor)."
     return BackendUnavailable(
         f"The database cannot be reached: {text}. {remedy}", sqlstate=error.sqlstate
     )
