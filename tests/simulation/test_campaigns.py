@@ -117,6 +117,22 @@ def test_poison_fails_and_everything_else_goes_on() -> None:
     assert [str(violation) for violation in run.violations] == []
     result = summarize_run(run, "")
     assert (result.failed, result.unfinished) == (2, 0)
+    assert result.failed_by_rule == {"image: poison": 2}
+
+
+def test_failed_groups_have_their_reason_in_the_output_and_on_the_page(tmp_path: Path) -> None:
+    """The table said that five had failed, and nothing said why."""
+    scenario = tmp_path / "poison.toml"
+    scenario.write_text('name = "poison"\ndays = 0.1\n[faults]\npoison_groups = [2, 5]\n')
+    printed = StringIO()
+    output = tmp_path / "out"
+    run_campaign(scenario, [1], Console(file=printed, width=200), output)
+    assert "poison, seed 1: failed groups: 2, of them 2 image: poison" in printed.getvalue()
+    assert f"Writing {output}/report.json and report.html" in printed.getvalue()
+    page = (output / "report.html").read_text()
+    assert "Failed groups, by the step and the rule that ended them" in page
+    assert "<td>image: poison</td><td class='n'>2</td>" in page
+    assert "Look into the kernel" in page.split("image: poison")[1]
 
 
 @pytest.mark.parametrize("workers", [3, 4])

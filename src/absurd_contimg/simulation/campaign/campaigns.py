@@ -18,7 +18,12 @@ from absurd_contimg.history.timeline import group_of
 from absurd_contimg.simulation.campaign.campaign import Campaign, Run
 from absurd_contimg.simulation.campaign.faults import check_faults, draw_faults, shrink
 from absurd_contimg.simulation.campaign.page import html_of
-from absurd_contimg.simulation.campaign.report import json_of, lost_time_lines, table_of
+from absurd_contimg.simulation.campaign.report import (
+    failed_lines,
+    json_of,
+    lost_time_lines,
+    table_of,
+)
 from absurd_contimg.simulation.campaign.scenario import Scenario, ScenarioError, load_scenario
 from absurd_contimg.simulation.campaign.stored_runs import store_runs
 from absurd_contimg.simulation.campaign.summary import RunSummary, summarize_run
@@ -99,7 +104,7 @@ def run_campaign(
                 replays.append(_replay_text(command, run, costs))
             progress.advance(bar)
     shown.print(table_of(summaries))
-    _print_lines(shown, lost_time_lines(summaries))
+    _print_lines(shown, [*lost_time_lines(summaries), *failed_lines(summaries)])
     for summary in summaries:
         lines = [f"{summary.label}, seed {summary.seed}: {line}" for line in summary.waiting]
         _print_lines(shown, lines[:_WAITING_SHOWN])
@@ -118,10 +123,12 @@ def run_campaign(
 def _write_report(
     console: Console, summaries: Sequence[RunSummary], runs: Sequence[Run], output: Path
 ) -> None:
+    page_name = "" if find_spec("matplotlib") is None else " and report.html"
+    _print_lines(console, [f"Writing {output}/report.json{page_name}"])
     with replaced_file(output / "report.json", _WHAT, _is_runs) as file:
         file.write(json_of(summaries).encode())
     store_runs(output, list(zip(summaries[-len(runs) :], runs, strict=True)))
-    if find_spec("matplotlib") is None:
+    if not page_name:
         console.print("No report.html: its figures need pip install 'absurd-contimg[plots]'.")
         return
     n_earlier = len(summaries) - len(runs)

@@ -209,6 +209,11 @@ def _counts(summary: RunSummary) -> Iterator[str]:
             f"Stages without a product, by cause: {lost:,.0f} s of {summary.stage_seconds:,.0f} s",
             *(losses, LOSS_MEANINGS),
         ),
+        (
+            "Failed groups, by the step and the rule that ended them",
+            summary.failed_by_rule,
+            {name: _advice().get(name.rpartition(": ")[2], "") for name in summary.failed_by_rule},
+        ),
         ("Failed attempts of tasks, by kind", summary.failures, _KIND_MEANINGS),
         ("Stages that waited for a resource, by rule", summary.resource_waits, _advice()),
     )

@@ -64,6 +64,16 @@ def lost_time_lines(summaries: Sequence[RunSummary]) -> list[str]:
     return lines
 
 
+def failed_lines(summaries: Sequence[RunSummary]) -> list[str]:
+    """Of each run with failed groups: by the step and the rule that ended them."""
+    return [
+        f"{summary.label}, seed {summary.seed}: failed groups: {summary.failed}, of them "
+        + ", ".join(f"{count} {reason}" for reason, count in summary.failed_by_rule.items())
+        for summary in summaries
+        if summary.failed
+    ]
+
+
 def json_of(summaries: Sequence[RunSummary]) -> str:
     """For programs; null where nothing has completed that could be measured."""
     return json.dumps([asdict(summary) for summary in summaries], indent=1, allow_nan=False)

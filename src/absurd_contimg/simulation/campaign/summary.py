@@ -49,6 +49,8 @@ class RunSummary:
     """Starts of stages without a product and the time in them, by cause: see `LOSS_MEANINGS`."""
     failures: Mapping[str, int]
     """Failed runs by kind."""
+    failed_by_rule: Mapping[str, int]
+    """Failed groups by the step and the rule of the failure with which they ended."""
     resource_waits: Mapping[str, int]
     """Starts of stages that ended with a wait for a resource, by rule."""
     waiting: tuple[str, ...]
@@ -100,6 +102,7 @@ def summarize_run(run: Run, label: str) -> RunSummary:
         lost_share=_sum(losses) / run.stage_seconds if run.stage_seconds else 0.0,
         losses=losses,
         failures=dict(sorted(metrics.failures_by_kind.items())),
+        failed_by_rule=dict(sorted(Counter(_ends_badly(tasks)).items())),
         resource_waits=dict(sorted(waits.items())),
         waiting=tuple(_waiting_lines(tasks)),
         injected=dict(run.injected),
@@ -111,6 +114,15 @@ def summarize_run(run: Run, label: str) -> RunSummary:
 
 def _sum(losses: Mapping[str, Loss]) -> float:
     return sum(loss.seconds for loss in losses.values())
+
+
+def _ends_badly(tasks: Iterable[TaskSummary]) -> Iterator[str]:
+    """The step and the rule with which each failed task has ended."""
+    for task in tasks:
+        failure = task.last_failure
+        if task.state == "failed" and failure is not None:
+            step = f"{failure.step}: " if failure.step else ""
+            yield f"{step}{failure.rule or failure.name}"
 
 
 def _waiting_lines(tasks: Iterable[TaskSummary]) -> Iterator[str]:
