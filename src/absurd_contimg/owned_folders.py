@@ -43,7 +43,7 @@ class Mark:
     """What the mark in a folder says."""
 
     kind: str
-    """``scratch``, ``demo``, ``database set-up`` or ``publications``."""
+    """``scratch``, ``demo``, ``database set-up``, ``publications`` or ``plots``."""
     owner: str
     """The worker, the site or the command that made the folder."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from absurd_contimg.operations.report.light_curve import write_light_curve
 from absurd_contimg.operations.report.quicklook import write_quicklook
-from absurd_contimg.plotting import plain_text, plotting_libraries
+from absurd_contimg.owned_folders import MARK_NAME, take_folder
+from absurd_contimg.plotting import PLOTS_MARK, plain_text, plotting_libraries
 from absurd_contimg.science.light_curves import LightCurve, LightCurvePoint
 from absurd_contimg.science.variability import measure_variability
 
@@ -69,3 +71,17 @@ def curve(name: str) -> LightCurve:
     variability = measure_variability([1.0, 1.0], [0.1, 0.1], 4.3, 0.26)
     points = [LightCurvePoint(name, 60000.0 + day, 1.0, 0.1, 1.0, 5, 1.0, 0.1) for day in range(2)]
     return LightCurve(name, RA, DEC, 1.0, tuple(points), variability)
+
+
+def test_what_killed_commands_have_left_of_plots_is_removed(tmp_path: Path) -> None:
+    """Its caches stayed beside the report for good. Folders of others and in use stay."""
+    for name in ("old", "used", "foreign"):
+        folder = tmp_path / f".plots-{name}"
+        take_folder(folder, PLOTS_MARK)
+        (folder / "cache").touch()
+    (tmp_path / ".plots-foreign" / MARK_NAME).unlink()
+    for name in ("old", "foreign"):
+        os.utime(tmp_path / f".plots-{name}", (1e9, 1e9))
+    with plotting_libraries(tmp_path):
+        pass
+    assert sorted(os.listdir(tmp_path)) == [".plots-foreign", ".plots-used"]
