@@ -168,7 +168,7 @@ SOURCES = [
 ]
 
 
-def completed(folder: Path) -> History:
+def completed(folder: Path, image_product: str | None = None) -> History:
     """A group whose imaging killed a worker and was finished by another."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("image", "image-pb"):
@@ -217,7 +217,7 @@ def completed(folder: Path) -> History:
             started("convert", start(1, "w1", 1, 1)),
             finished("convert", 10, product=str(folder)),
             started("image", start(1, "w1", 10, 1), start(2, "w2", 30, 2)),
-            finished("image", 45, {"image": image}, adopted=True),
+            finished("image", 45, {"image": image}, product=image_product, adopted=True),
             started("validate", start(1, "w2", 45, 2)),
             finished("validate", 50, {"validation": validation}),
         ],
@@ -291,6 +291,21 @@ def test_group_is_shown_with_picture_sources_and_verdict(tmp_path: Path) -> None
     assert "not detected" in text
     assert "abc123def456" in text
     assert "/logs/image.casa.log" in text
+
+
+def test_tasks_of_one_group_are_told_apart_by_the_image_that_they_made(tmp_path: Path) -> None:
+    """After a reprocessing two sections and two rows had the same heading."""
+    first = completed(tmp_path / "p", f"/out/images/{GROUP}-0123456789")
+    again = completed(tmp_path / "p", f"/out/images/{GROUP}-abcdef0123")
+    other = failed()
+    again = replace(again, task=replace(again.task, task_id=UUID(int=1)))
+    write_report(tmp_path / "r.html", [first, again, other])
+    text = text_of((tmp_path / "r.html").read_text())
+    assert text.count(f"{GROUP}, image 0123456789 ") == 2
+    assert text.count(f"{GROUP}, image abcdef0123 ") == 2
+    assert text.count(f"{GROUP}, pipeline 00beef ") == 2
+    write_report(tmp_path / "r.html", [first])
+    assert ", image 0123456789" not in text_of((tmp_path / "r.html").read_text())
 
 
 def test_page_is_self_contained(tmp_path: Path) -> None:

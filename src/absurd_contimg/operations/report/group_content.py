@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,7 @@ class GroupContent:
     """Everything that the page shows of one task."""
 
     name: str
+    """The group, of several of one group with the image, or else the task."""
     task: TaskSummary
     verdict: str
     config_digest: str
@@ -130,6 +132,17 @@ def group_content(
     if group.image is not None:
         _draw_picture(group, group.image, picture_folder)
     return group
+
+
+def name_apart(groups: Sequence[GroupContent]) -> None:
+    """Add to the names of several of one group the key of the image that each has made."""
+    counts = Counter(group.name for group in groups)
+    for group in groups:
+        if counts[group.name] > 1:
+            product = str(group.steps.get("image", {}).get("product") or "")
+            key = Path(product).name.rpartition("-")[2]
+            task = f"{group.task.task_name} {str(group.task.task_id)[-6:]}"
+            group.name += f", image {key}" if key else f", {task}"
 
 
 def _read_outputs(

@@ -17,7 +17,7 @@ from absurd_contimg.core.records import History
 from absurd_contimg.errors import SettingError
 from absurd_contimg.history.summary import superseded
 from absurd_contimg.operations.console import printable_lines
-from absurd_contimg.operations.report.group_content import GroupContent, group_content
+from absurd_contimg.operations.report.group_content import GroupContent, group_content, name_apart
 from absurd_contimg.operations.report.timeline import overview, worker_names
 from absurd_contimg.whole_files import replaced_file, require_replaceable
 
@@ -54,6 +54,7 @@ def write_report(
     workers = worker_names(histories)
     folder = target.with_name(f"{target.stem}_images")
     groups = [group_content(history, workers, folder, folders) for history in histories]
+    name_apart(groups)
     text = template.render(
         title=_TITLE,
         summary=_summary(groups, workers, superseded(history.task for history in histories)),
