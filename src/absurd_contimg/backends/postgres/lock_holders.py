@@ -1,10 +1,10 @@
-"""The sessions that hold locks on the tables of queues, for which others wait."""
+"""Who holds locks on the tables of queues and registry, for which others wait."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import LiteralString
 
@@ -12,8 +12,18 @@ import psycopg
 from psycopg.rows import class_row
 
 from absurd_contimg.backends.postgres.sessions import AsyncSession, Session
-from absurd_contimg.core.errors import UnsuitableDatabase
+from absurd_contimg.core.errors import BackendError, UnsuitableDatabase
 
+LOCK_SECONDS = 60.0
+"""How long a command waits for a lock of somebody else."""
+MODES = (
+    *("AccessShareLock", "RowShareLock", "RowExclusiveLock", "ShareUpdateExclusiveLock"),
+    *("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock"),
+)
+"""Of locks on tables, the weakest first."""
+OF_VACUUM = MODES.index("ShareUpdateExclusiveLock")
+_OF_CALLS = MODES.index("ShareLock")
+"""The weakest mode for which a vacuum waits, and that for which calls of Absurd's procedures do."""
 _ANSWER_SECONDS = 3.0
 _QUERY_CHARACTERS = 60
 
@@ -22,15 +32,14 @@ with table_locks as (
   select l.pid, l.virtualtransaction, l.mode from pg_catalog.pg_locks l
     join pg_catalog.pg_class c on c.oid = l.relation
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-   where n.nspname = %s and l.granted
+   where n.nspname = %(schema)s and l.granted
      and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
 ), waiting as (
   select distinct a.pid from pg_catalog.pg_locks l
     join pg_catalog.pg_stat_activity a on a.pid = l.pid
    where a.datname = current_database() and not l.granted
 ), holders as (
-  select pid from table_locks
-   where mode in ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock')
+  select pid from table_locks where mode = any(%(modes)s)
   union
   select pg_catalog.unnest(pg_catalog.pg_blocking_pids(pid)) from waiting
 )
@@ -48,7 +57,8 @@ select 0, owner, '', '', extract(epoch from clock_timestamp() - prepared)::float
  where database = current_database() and transaction in (
    select l.transactionid from pg_catalog.pg_locks l
      join table_locks t on t.pid is null and t.virtualtransaction = l.virtualtransaction
-    where l.pid is null and l.locktype = 'transactionid' and t.mode <> 'AccessShareLock')
+    where l.pid is null and l.locktype = 'transactionid'
+      and (t.mode = any(%(modes)s) or t.mode <> 'AccessShareLock'))
  order by seconds desc nulls last
 """
 # Who waits for a lock is not the cause, though others wait behind it. That is taken from pg_locks,
@@ -117,21 +127,53 @@ async def find_lock_holders(url: str) -> list[LockHolder]:
             session = await AsyncSession.connect(url, autocommit=True)
             try:
                 cursor = session.cursor(row_factory=class_row(LockHolder))
-                await cursor.execute(_QUERY, ("absurd",))
+                await cursor.execute(_QUERY, _values("absurd", _OF_CALLS))
                 return await cursor.fetchall()
             finally:
                 session.pgconn.finish()
     return []
 
 
-def find_lock_holders_now(url: str, schema: str = "absurd") -> list[LockHolder]:
-    """The same for code that is not asynchronous, of the tables of any schema."""
+def find_lock_holders_now(
+    url: str, schema: str = "absurd", weakest: int = _OF_CALLS
+) -> list[LockHolder]:
+    """The same for code that is not asynchronous, of any schema, from the weakest mode on."""
     with (
         suppress(psycopg.Error, UnsuitableDatabase),
         Session.connect(url, autocommit=True) as session,
+        session.transaction(),
     ):
-        session.execute(f"set statement_timeout = '{_ANSWER_SECONDS:g}s'".encode())
-        return (
-            session.cursor(row_factory=class_row(LockHolder)).execute(_QUERY, (schema,)).fetchall()
-        )
+        session.execute(f"set local statement_timeout = '{_ANSWER_SECONDS:g}s'".encode())
+        cursor = session.cursor(row_factory=class_row(LockHolder))
+        return cursor.execute(_QUERY, _values(schema, weakest)).fetchall()
     return []
+
+
+def _values(schema: str, weakest: int) -> dict[str, object]:
+    return {"schema": schema, "modes": list(MODES[weakest:])}
+
+
+def bound_of_locks(session: Session | AsyncSession) -> bytes:
+    """The statement that bounds how long a session waits for a lock.
+
+    Behind a pooler it does nothing: it would stay with a connection that others use next.
+    """
+    return b"" if session.pooled else f"set lock_timeout = '{LOCK_SECONDS:g}s'".encode()
+
+
+@contextmanager
+def naming_holders(url: str, schema: str = "absurd", weakest: int = _OF_CALLS) -> Iterator[None]:
+    """Raise `BackendError` with who holds it where a lock was waited for in vain."""
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable as error:
+        raise tables_locked(url, error, schema, weakest) from error
+
+
+def tables_locked(
+    url: str, error: Exception, schema: str = "absurd", weakest: int = _OF_CALLS
+) -> BackendError:
+    """The error to raise where a lock was waited for in vain."""
+    holders = name_holders(find_lock_holders_now(url, schema, weakest)) or str(error)
+    state = error.sqlstate if isinstance(error, psycopg.Error) else None
+    return BackendError(f"Tables of the schema {schema} are locked. {holders}", state)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 from absurd_contimg.backends.postgres.connections import Connections
+from absurd_contimg.backends.postgres.lock_holders import bound_of_locks, naming_holders
 from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.core.errors import BackendError
 
@@ -69,9 +70,10 @@ class QueueSite:
 def find_other_queues(url: str, own: Sequence[str], site: str | None) -> list[str]:
     """The queues in a database that belong to another site, or to nobody known and are not `own`.
 
-    Raises what psycopg raises.
+    Raises what psycopg raises, and `BackendError` if somebody has locked the tables.
     """
-    with Session.connect(url, autocommit=True) as session:
+    with naming_holders(url), Session.connect(url, autocommit=True) as session:
+        session.execute(bound_of_locks(session))
         query = "select to_regclass('absurd.queues') is null, to_regclass('absurd.contimg_sites')"
         ((is_empty, table),) = session.execute(query).fetchall()
         if is_empty:

@@ -17,7 +17,7 @@ from absurd_contimg.backends.postgres.database_errors import (
     raise_translated,
     unavailable,
 )
-from absurd_contimg.backends.postgres.lock_holders import find_lock_holders_now, name_holders
+from absurd_contimg.backends.postgres.lock_holders import tables_locked
 from absurd_contimg.backends.postgres.queue_additions import ADD, MISSING
 from absurd_contimg.backends.postgres.queue_sites import ADD_TABLE
 from absurd_contimg.backends.postgres.sessions import (
@@ -208,8 +208,7 @@ def _transaction(url: str) -> Iterator[Session]:
             session.execute(_BOUND)
             yield session
     except psycopg.errors.LockNotAvailable as error:
-        holders = name_holders(find_lock_holders_now(url)) or str(error)
-        raise BackendError(f"Absurd's tables are locked. {holders}", error.sqlstate) from error
+        raise tables_locked(url, error) from error
     except psycopg.ProgrammingError as error:
         if error.sqlstate is not None:
             raise_translated(error)

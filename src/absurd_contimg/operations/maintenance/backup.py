@@ -25,6 +25,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import select
 
+from absurd_contimg.backends.postgres import lock_holders
 from absurd_contimg.backends.postgres.database_errors import unavailable
 from absurd_contimg.backends.postgres.queue_sites import FORGET_ALL
 from absurd_contimg.backends.postgres.server_programs import find_program
@@ -257,7 +258,13 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 
 def _dump(url: str, target: Path) -> None:
     schema = _SCHEMAS[target.name]
-    _run("pg_dump", url, "--format=custom", f"--schema={schema}", f"--file={target}")
+    bound = f"--lock-wait-timeout={lock_holders.LOCK_SECONDS:g}s"
+    try:
+        _run("pg_dump", url, "--format=custom", bound, f"--schema={schema}", f"--file={target}")
+    except SettingError as error:
+        if "Query was: LOCK TABLE" not in str(error):
+            raise
+        raise lock_holders.tables_locked(url, error, schema) from error
 
 
 @contextmanager
@@ -265,10 +272,15 @@ def _loaded(url: str, source: Path) -> Iterator[None]:
     """Put a dump in the place of its schema; what was there is put back if the block fails."""
     schema = _SCHEMAS[source.name]
     aside = f"{schema}_before_restoration"
-    with Session.connect(url, autocommit=True) as session:
+    with _bounded_session(url, schema) as session:
         if _exists(session, schema):  # else a restoration was killed, and what is aside counts
-            session.execute(f"drop schema if exists {aside} cascade".encode())
-            session.execute(f"alter schema {schema} rename to {aside}".encode())
+            with session.transaction():
+                for (name,) in session.execute(_TABLES, (schema,)).fetchall():
+                    # It is removed at the end, which may not wait for somebody who uses it.
+                    lock = sql.SQL("lock table {} in access exclusive mode")
+                    session.execute(lock.format(sql.Identifier(schema, name)))
+                session.execute(f"drop schema if exists {aside} cascade".encode())
+                session.execute(f"alter schema {schema} rename to {aside}".encode())
         try:
             _restore(url, session.info.server_version, source)
             if schema == _SCHEMAS[_QUEUE]:
@@ -285,6 +297,17 @@ def _loaded(url: str, source: Path) -> Iterator[None]:
                 session.execute(f"alter schema {aside} rename to {schema}".encode())
             raise
         session.execute(f"drop schema if exists {aside} cascade".encode())
+
+
+@contextmanager
+def _bounded_session(url: str, schema: str) -> Iterator[Session]:
+    """A session that waits for a lock within a bound; any lock keeps a table from being removed."""
+    with (
+        lock_holders.naming_holders(url, schema, weakest=0),
+        Session.connect(url, autocommit=True) as session,
+    ):
+        session.execute(lock_holders.bound_of_locks(session))
+        yield session
 
 
 def _restore(url: str, server_version: int, source: Path) -> None:
@@ -361,7 +384,7 @@ def _parameters(url: str) -> tuple[dict[str, str], str | None]:
 def _rows(url: str, schema: str, prefixes: tuple[str, ...]) -> list[str]:
     """The tables of a schema that have rows, and how many."""
     lines = []
-    with Session.connect(url, autocommit=True) as session:
+    with _bounded_session(url, schema) as session:
         for (name,) in session.execute(_TABLES, (schema,)).fetchall():
             if not name.startswith(prefixes) or name in ("registry_schema", "alembic_version"):
                 continue

@@ -9,28 +9,35 @@ from pathlib import Path
 
 from psycopg import sql
 
+from absurd_contimg.backends.postgres.lock_holders import (
+    OF_VACUUM,
+    bound_of_locks,
+    naming_holders,
+)
 from absurd_contimg.backends.postgres.sessions import AsyncSession
 
 _TABLES = (
-    "select n.nspname, c.relname from pg_catalog.pg_class c"
+    "select c.relname from pg_catalog.pg_class c"
     " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-    " where n.nspname = any(%s) and c.relkind = 'r' order by 1, 2"
+    " where n.nspname = %s and c.relkind = 'r' order by 1"
 )
 _BUSY_SECONDS = 10.0
 
 
-async def vacuum_postgres(url: str, schemas: list[str]) -> int:
-    """Vacuum and analyse every table of these schemas, one at a time; how many.
+async def vacuum_postgres(url: str, schema: str) -> int:
+    """Vacuum and analyse every table of a schema, one at a time; how many.
 
-    It takes no lock that a worker would wait for.
+    It takes no lock that a worker would wait for. Raises `BackendError` if somebody has locked one.
     """
     session = await AsyncSession.connect(url, autocommit=True)
-    async with session:
-        cursor = await session.execute(_TABLES, (schemas,))
-        tables = await cursor.fetchall()
-        for schema, table in tables:
-            name = sql.Identifier(schema, table)
-            await session.execute(sql.SQL("vacuum (analyze) {}").format(name))
+    with naming_holders(url, schema, OF_VACUUM):
+        async with session:
+            await session.execute(bound_of_locks(session))
+            cursor = await session.execute(_TABLES, (schema,))
+            tables = await cursor.fetchall()
+            for (table,) in tables:
+                name = sql.Identifier(schema, table)
+                await session.execute(sql.SQL("vacuum (analyze) {}").format(name))
     return len(tables)
 
 
@@ -52,9 +59,9 @@ def vacuum_sqlite(path: Path) -> bool:
 async def vacuum(database_url: str, registry_url: str) -> str:
     """Vacuum both; a sentence that says what was done."""
     is_shared = registry_url.startswith("postgres")
-    count = await vacuum_postgres(database_url, ["absurd"])
+    count = await vacuum_postgres(database_url, "absurd")
     if is_shared:
-        count += await vacuum_postgres(registry_url, ["contimg"])
+        count += await vacuum_postgres(registry_url, "contimg")
         return f"{count} tables vacuumed and analysed."
     done = await asyncio.to_thread(vacuum_sqlite, Path(registry_url.removeprefix("sqlite:///")))
     return f"{count} tables vacuumed and analysed, the registry's file {'too' if done else 'not'}."
