@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_disk import mounted
 from stage_executors import isolated
 from toy_stages import TOYS_FOLDER, request_for
 
@@ -185,6 +186,19 @@ def test_end_on_a_full_disk_is_a_shortage(small_disk: Path, do: str, rule: str) 
     assert "No space left on device: 0 B free around" in str(error)
     assert "was expected to write 1.0 MB and has written 8." in str(error)
     assert str(error.request.output_log.parent) in str(error)
+
+
+def test_end_on_a_disk_that_became_read_only_is_no_crash(tmp_path: Path) -> None:
+    """The kernel makes a disk with errors read-only; it cost the task an attempt."""
+    with mounted(tmp_path / "disk", 4) as disk:
+        outside = request_for(tmp_path, "abort on read-only disk")
+        scratch = disk / "attempt"
+        scratch.mkdir()
+        error = failure_of(replace(outside, scratch=scratch))
+    verdict = Classifier((*STAGE_RULES, *GENERIC_RULES)).classify(error.evidence)
+    assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "abort-read-only-disk")
+    assert error.evidence.path == str(scratch)
+    assert f"Read-only file system: {scratch}" in str(error)
 
 
 def test_lack_of_descriptors_for_the_report_is_a_shortage(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -23,7 +24,7 @@ from absurd_contimg.execution.scratch import (
     safe_name,
 )
 from absurd_contimg.owned_folders import MARK_NAME, Mark, take_folder
-from absurd_contimg.products.filesystem import LOCAL
+from absurd_contimg.products.filesystem import LOCAL, FileSystem
 
 MARK = Mark("test", "here")
 
@@ -214,6 +215,26 @@ def test_an_attempt_that_has_gone_leaves_nothing_of_its_run(tmp_path: Path) -> N
             folder = owner.new_path(run, "stage", "1")
             folder.mkdir(parents=True)
             owner.remove_path(folder)
+        assert [path.name for path in owner.folder.iterdir()] == [MARK_NAME]
+
+
+def test_what_cannot_be_removed_is_removed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that can only be read for a while: no stage fails for it, and nothing stays."""
+
+    def refuse(_files: FileSystem, folder: Path, _mark: Mark) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
+
+    with ScratchOwner(tmp_path, "worker") as owner:
+        first, second = (owner.new_path("run", "stage", "1") for _ in range(2))
+        first.mkdir()
+        second.mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(type(LOCAL), "remove_tree", refuse)
+            owner.remove_path(first)
+        assert first.exists()
+        owner.remove_path(second)
         assert [path.name for path in owner.folder.iterdir()] == [MARK_NAME]
 
 

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from small_disk import make_read_only
+
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import CorruptInputError, OutputError
@@ -176,6 +178,9 @@ def misbehave(how: str, workspace: Workspace) -> None:  # noqa: PLR0912
         if how.startswith("error"):
             raise RuntimeError("Error in Calibrater::solve.")
         os.kill(os.getpid(), signal.SIGABRT if how.startswith("abort") else signal.SIGBUS)
+    elif how == "abort on read-only disk":
+        make_read_only(workspace.product.parents[1])
+        os.abort()
     elif how == "use up descriptors":
         free = os.dup(0)
         os.close(free)

@@ -338,6 +338,12 @@ def of_aborting_casa(ground: Ground, do: str) -> Evidence:
         return of_stage(ground, do, source=ms, environment=casa_environment)
 
 
+def of_stage_on_read_only_disk(ground: Ground) -> Evidence:
+    """It becomes so while the stage runs."""
+    with mounted(ground.folder() / "disk", 4) as disk:
+        return of_stage(ground, "abort on read-only disk", stage=Make, root=disk)
+
+
 def of_casa_without_its_data(ground: Ground) -> Evidence:
     home = ground.folder()
     environment = {"HOME": str(home), "CASASITECONFIG": str(home / "none.py")}
@@ -596,6 +602,7 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "crashed": lambda g: of_stage(g, "segfault", stage=Make),
     "result-disk-full": lambda g: of_stage_on_full_disk(g, "succeed_on_full_disk"),
     "abort-disk-full": lambda g: of_aborting_casa(g, "casa_on_full_disk"),
+    "abort-read-only-disk": of_stage_on_read_only_disk,
     "abort-descriptors": lambda g: of_stage(g, "new_ms_without_descriptors"),
     "abort-memory": lambda g: of_aborting_casa(g, "casa_without_memory"),
     "file-too-large": lambda g: of_stage(g, "write_too_much"),

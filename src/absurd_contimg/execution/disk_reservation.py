@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from absurd_contimg.execution.disk_usage import size_text
+from absurd_contimg.execution.disk_usage import disk_usage, size_text
 from absurd_contimg.execution.scratch import Janitor
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 
@@ -37,6 +37,11 @@ def full_disks(*folders: Path) -> list[FullDisk]:
     there = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
     disks = [FullDisk(folder, LOCAL.free_bytes(folder)) for folder in there]
     return [disk for disk in disks if disk.free_bytes < _FULL_BYTES]
+
+
+def read_only_folders(*folders: Path) -> list[Path]:
+    """Those on a file system that can only be read: a kernel that meets errors makes it so."""
+    return [each for each in dict.fromkeys(folders) if each.is_dir() and disk_usage(each).read_only]
 
 
 def shortage_text(disks: Sequence[FullDisk], attempt: Path) -> str:

@@ -29,6 +29,7 @@ from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import (
     files_at_size_limit,
     full_disks,
+    read_only_folders,
     shortage_text,
 )
 from absurd_contimg.execution.fallback import ONE_THREAD, fallbacks_of
@@ -325,8 +326,11 @@ def _failure(
     # On a full disk the stage may have been unable to log anything.
     full = full_disks(request.scratch, request.output_log.parent)
     cut_off = [] if full else files_at_size_limit(request.scratch)
-    path = next((str(place) for place in (*(disk.folder for disk in full), *cut_off)), None)
+    unwritable = read_only_folders(request.scratch, request.output_log.parent)
+    places = (*(disk.folder for disk in full), *unwritable, *cut_off)
+    path = next((str(place) for place in places), None)
     logged += (shortage_text(full, request.scratch),) if full else ()
+    logged += tuple(f"Read-only file system: {folder}" for folder in unwritable)
     logged += tuple(f"RLIMIT_FSIZE is reached: {file}" for file in cut_off[:1])
     if not in_time:
         text = f"{subject} was killed at its deadline of {request.deadline_seconds:g} s. {where}"

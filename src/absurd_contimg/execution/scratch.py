@@ -44,6 +44,8 @@ class ScratchOwner:
         self._mark = Mark(KIND, self.name)
         self._lock: int | None = None
         self._numbers = itertools.count()
+        self._left: set[Path] = set()
+        """Folders of attempts that have ended."""
 
     def acquire(self, patience_seconds: float = 10.0) -> Self:
         """Take the lock, which a janitor may hold briefly; `ScratchInUseError` after a wait.
@@ -94,8 +96,25 @@ class ScratchOwner:
         return self.folder / safe_name(f"{run}-{stage}-{attempt}-{number}")
 
     def remove_path(self, path: Path) -> None:
-        """Remove the folder of an attempt."""
-        self._files.remove_tree(path, self._mark)
+        """Remove the folder of an attempt, and earlier ones that could not be removed.
+
+        One that cannot be removed is no failure of the attempt, which has ended: it stays until a
+        later call.
+        """
+        self._left.add(path)
+        self.remove_left()
+
+    def remove_left(self) -> None:
+        """Remove what could not be removed before: its disk could only be read, say."""
+        for path in sorted(self._left):
+            try:
+                self._files.remove_tree(path, self._mark)
+            except OSError as error:
+                _log.warning(
+                    "%s cannot be removed yet and is tried again (%s)", path, error.strerror
+                )
+            else:
+                self._left.discard(path)
 
 
 @dataclass(frozen=True, slots=True)

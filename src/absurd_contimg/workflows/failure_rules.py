@@ -347,6 +347,11 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
         f"{_CASA}: tclean and applycal abort, gaincal without a message",
         signals=_ABORTS,
     ),
+    _READ_ONLY.in_log(
+        "abort-read-only-disk",
+        "observed: a kernel that meets errors on a disk makes it read-only, and CASA aborts",
+        signals=_ABORTS,
+    ),
     _DESCRIPTORS.in_log(
         "abort-descriptors", "observed, python-casacore 3.8.1: new tables abort", signals=_ABORTS
     ),

@@ -9,7 +9,6 @@ import signal
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -118,17 +117,22 @@ def make_policy(settings: Settings) -> RetryPolicy:
     return policy if settings.on_shortage == "wait" else replace(policy, resource_waits_max=0)
 
 
-def make_guard(settings: Settings) -> DiskGuard:
-    """The disk guard of the worker with these settings."""
+def make_guard(settings: Settings, scratch: ScratchOwner) -> DiskGuard:
+    """The disk guard of the worker with these settings and this scratch."""
     paths = settings.pipeline.paths
     marks = Watermarks(settings.disk_warn_gb, settings.disk_critical_gb)
     name = safe_name(settings.worker_id)
+
+    def make_room() -> None:
+        scratch.remove_left()
+        sweep_scratch(host_scratch(paths.scratch_dir))
+
     return DiskGuard(
         name,
         (paths.output_dir, paths.scratch_dir, paths.state_dir),
         paths.state_dir,
         marks,
-        partial(sweep_scratch, host_scratch(paths.scratch_dir)),
+        make_room,
         host=host_name(),
     )
 
@@ -168,7 +172,7 @@ async def serve(
         with (
             ScratchOwner(scratch_dir, settings.worker_id) as scratch,
             closing(open_registry(settings)) as registry,
-            closing(make_guard(settings)) as guard,
+            closing(make_guard(settings, scratch)) as guard,
             make_stage_server(settings.pipeline, registry, scratch) as server,
         ):
             sweep_scratch(scratch_dir)
