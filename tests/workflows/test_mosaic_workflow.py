@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
 from image_products import FIRST_MJD, commit_image, commit_tiles
-from synthetic_tiles import make_tile, strip
+from synthetic_tiles import TilePlan, make_tile, strip
 from toy_products import toy_product
 from typer.testing import CliRunner
 
@@ -32,13 +33,16 @@ from absurd_contimg.execution.runner import StageResult, StageRunner, prepare_fo
 from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.services.mosaic_plans import plan_window, spawn_mosaic
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.registry import Registry
-from absurd_contimg.registry.models import ObservationGroup
+from absurd_contimg.registry.models import GroupStatus, ObservationGroup
 from absurd_contimg.registry.mosaics import list_mosaics
 from absurd_contimg.registry.photometry import PhotometryRow
+from absurd_contimg.registry.windows import Window, WindowMember, WindowState, store_windows
 from absurd_contimg.science.catalogue import SkySource, write_catalogue
 from absurd_contimg.science.restoring_beams import RestoringBeam
+from absurd_contimg.settings import load_settings
 from absurd_contimg.workflows.assembly import make_pipeline_worker
 from absurd_contimg.workflows.mosaic import TASK_NAME, parse_params, spawn_options
 
@@ -53,6 +57,7 @@ class Site:
     """Two groups with images, and the parameters of their mosaic."""
 
     root: Path
+    plans: Sequence[TilePlan] = tuple(PLANS)
     config: PipelineConfig = field(init=False)
     registry: Registry = field(init=False)
     inputs: MosaicInputs = field(init=False)
@@ -64,7 +69,7 @@ class Site:
         prepare_folders(paths)
         write_catalogue(paths.input_dir / "catalog.csv", SOURCES)
         self.registry = Registry(paths.state_dir / "registry.sqlite3", output_dir=paths.output_dir)
-        groups = commit_tiles(paths.output_dir, self.registry, PLANS, SOURCES)
+        groups = commit_tiles(paths.output_dir, self.registry, self.plans, SOURCES)
         self.inputs = MosaicInputs(
             window_id="window-1",
             members=tuple(groups),
@@ -87,15 +92,17 @@ class Site:
         assert result.exit_code == 0, result.output + repr(result.exception)
         return result.stdout
 
-    async def work(self, backend: Backend, runner: Any) -> History:
+    async def work(self, backend: Backend, runner: Any, task_id: UUID | None = None) -> History:
         """Spawn the task, or find it, and let a worker do what can be done."""
-        params = self.inputs.model_dump(mode="json")
-        task = await backend.spawn_task(QUEUE, TASK_NAME, params, spawn_options(self.inputs))
+        if task_id is None:
+            params = self.inputs.model_dump(mode="json")
+            task = await backend.spawn_task(QUEUE, TASK_NAME, params, spawn_options(self.inputs))
+            task_id = task.task_id
         settings = WorkerSettings(QUEUE, "worker-1", poll_interval_seconds=0.001)
         policy = RetryPolicy(backoff_first_seconds=0.0)
         worker = make_pipeline_worker(backend, settings, policy, [], runner, self.registry)
         await worker.run(until_idle=True)
-        history = await backend.history(QUEUE, task.task_id)
+        history = await backend.history(QUEUE, task_id)
         assert history is not None
         return history
 
@@ -143,6 +150,57 @@ async def test_a_window_becomes_a_registered_product_on_postgres(
     assert "window-1" in site.command("mosaic", "show")
     groups = {row["group_id"] for row in site.registry.rows(ObservationGroup)}
     assert groups == set(site.inputs.members)  # a window is no group
+
+
+async def test_a_group_repaired_after_its_window_was_closed_gets_into_another_mosaic(
+    tmp_path: Path,
+) -> None:
+    """It had failed when the window was closed; the product of now has another key."""
+    site = Site(tmp_path, strip(0.0, 16.0, 3, size_px=128, cell_arcsec=45.0, beam=BEAM))
+    with (
+        closing(site.registry),
+        ScratchOwner(site.config.paths.scratch_dir, "mosaic") as owner,
+    ):
+        executor = IsolatedStageExecutor(no_environment)
+        runner = StageRunner(site.config, executor, site.registry, owner)
+        backend = MemoryBackend(MemoryDatabase())
+        await backend.create_queue(QUEUE)
+        groups, name = list(site.inputs.members), "window-1"
+        repaired = groups[0]  # the first: with it the middle of the mosaic is earlier
+        members = [WindowMember(group, FIRST_MJD) for group in groups]
+        members[0] = replace(members[0], used=False, reason="failed: BrokenProductError")
+        window = Window(
+            name, WindowState.CLOSED, FIRST_MJD, FIRST_MJD, 16.0, tuple(members),
+            {"members_min": 2}, "complete",
+        )  # fmt: skip
+        store_windows(site.registry.database, [window])
+        settings = load_settings(PathsConfig.below(tmp_path).model_dump(), environment={})
+
+        def first_member() -> tuple[bool, str]:
+            member = json.loads(site.command("windows", name, "--json"))[0]["members"][0]
+            return member["used"], member["reason"]
+
+        async def make_again() -> None:
+            planned = plan_window(site.registry, settings, name)
+            task = await spawn_mosaic(backend, settings, planned, again=True)
+            assert task.created
+            assert (await site.work(backend, runner, task.task_id)).task.state == "completed"
+
+        site.registry.set_group_status(repaired, GroupStatus.FAILED, "BrokenProductError")
+        await make_again()
+        assert first_member() == (False, "failed: BrokenProductError")
+        site.registry.set_group_status(repaired, GroupStatus.DONE)
+        command = f"contimg mosaic make {name} --again"
+        assert first_member() == (
+            False, f"imaged after the window was closed; {command} takes it",
+        )  # fmt: skip
+        await make_again()
+        assert first_member() == (True, "imaged after the window was closed")
+        assert "3/3" in site.command("windows")
+        first, second = list_mosaics(site.registry.database, window_id=name)
+        assert first.product_key != second.product_key
+        shown = json.loads(site.command("mosaic", "show", name, "--json"))
+        assert [tile["group_id"] for tile in shown["tiles"]["used"]] == groups
 
 
 @dataclass

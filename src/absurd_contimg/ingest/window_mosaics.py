@@ -13,6 +13,7 @@ from uuid import UUID
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.execution.context import MosaicInputs
 from absurd_contimg.ingest.windows import used_members
+from absurd_contimg.registry.window_members import NOT_USED
 from absurd_contimg.registry.windows import Window, WindowState
 from absurd_contimg.workflows import mosaic
 
@@ -24,7 +25,7 @@ def mosaic_inputs(window: Window, catalog_path: Path) -> MosaicInputs:
     return MosaicInputs(
         window_id=window.window_id,
         members=tuple(used_members(window)),
-        left_out={m.group_id: m.reason or "not used" for m in window.members if not m.used},
+        left_out={m.group_id: m.reason or NOT_USED for m in window.members if not m.used},
         catalog_path=catalog_path,
     )
 

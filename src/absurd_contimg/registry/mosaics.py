@@ -64,8 +64,10 @@ class Mosaic:
 def list_mosaics(
     database: Database, tier: MosaicTier | None = None, window_id: str | None = None
 ) -> list[Mosaic]:
-    """The mosaics of a tier or a window, in the order of time."""
-    query = select(MosaicRow).order_by(MosaicRow.mid_mjd, MosaicRow.product_key)
+    """The mosaics of a tier in the order of time, those of a window in the order they were made."""
+    query = select(MosaicRow).join(Product, Product.key == MosaicRow.product_key)
+    made = () if window_id is None else (Product.created_at,)
+    query = query.order_by(*made, MosaicRow.mid_mjd, MosaicRow.product_key)
     if tier is not None:
         query = query.where(MosaicRow.tier == tier.value)
     if window_id is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -158,17 +158,22 @@ def windows(
     """Show the windows of which mosaics are made: members, state, what they wait for."""
     from absurd_contimg.ingest.group_notes import window_note
     from absurd_contimg.ingest.windows import used_members
+    from absurd_contimg.operations.services import open_registry
+    from absurd_contimg.registry.window_members import with_members_now
+    from absurd_contimg.registry.windows import list_windows
 
-    with _tables(state.settings()) as tables:
-        every = tables.windows()
-    known = [item for item in every if window in (None, item.window_id)]
+    settings = state.settings()
+    require_registry(settings)
+    with closing(open_registry(settings)) as registry:
+        every = list_windows(registry.database)
+        known = [item for item in every if window in (None, item.window_id)]
+        shown = [with_members_now(registry.database, item) for item in known[-limit:]]
     if window is not None and not known:
         names = [item.window_id for item in every]
         raise MissingInputError(
             f"There is no window {window!r}.",
             did_you_mean(window, names, "contimg windows lists them."),
         )
-    shown = known[-limit:]
     if as_json:
         print_json(shown)
         return

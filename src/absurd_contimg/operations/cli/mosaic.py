@@ -145,6 +145,11 @@ def make(
             row = cell(item.window_id), str(len(item.members)), str(task.task_id), note
             table.add_row(*row)
         console.print(table)
+        if not again and any(not task.created for task in tasks):
+            console.print(
+                "A task that existed takes the images of when it began; --again spawns another\n"
+                "one, of the images of now, once it has ended."
+            )
         for item in plans:
             if item.problem:
                 console.print(message_line(f"{item.window_id}: {item.problem}"), soft_wrap=True)

@@ -21,6 +21,7 @@ from absurd_contimg.ingest.spawn import find_catalog
 from absurd_contimg.products.mosaic_outputs import MosaicMember, MosaicMembers
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.mosaics import ImagedGroup, imaged_groups
+from absurd_contimg.registry.window_members import NOT_USED
 from absurd_contimg.registry.windows import Window, get_window
 from absurd_contimg.settings import Settings
 from absurd_contimg.workflows.mosaic import TASK_NAME, spawn_options
@@ -67,10 +68,13 @@ def plan_window(registry: Registry, settings: Settings, window_id: str) -> Mosai
 
 
 def plan_of(registry: Registry, settings: Settings, window: Window) -> MosaicPlan:
-    """The mosaic of a window of the registry."""
-    members = registry.mosaic_members([m.group_id for m in window.members if m.used])
-    left_out = {m.group_id: m.reason or "not used" for m in window.members if not m.used}
-    left_out |= {m.group_id: m.reason for m in members.missing}
+    """The mosaic of a window of the registry, of all its groups that have an image now.
+
+    A group that was left out when the window was closed may have been repaired since.
+    """
+    members = registry.mosaic_members([m.group_id for m in window.members])
+    noted = {m.group_id: m.reason or NOT_USED for m in window.members if not m.used}
+    left_out = {m.group_id: noted.get(m.group_id, m.reason) for m in members.missing}
     plan = MosaicPlan(
         window.window_id,
         "quicklook",
