@@ -144,6 +144,7 @@ class Worker:
     async def run(self, until_idle: bool = False, beside: Sequence[Worker] = ()) -> None:
         """Work until `stop` is called or, with `until_idle`, until nothing can be claimed.
 
+        A task that sleeps or waits for an event cannot be claimed, and is left as it is.
         A queue that refuses claims is polled less and less often while the runs go on; with
         `until_idle` the refusal is raised then. Returns when every run has ended or is released.
         With `until_idle` raises `Standstill`, and releases its runs, when they and those of the

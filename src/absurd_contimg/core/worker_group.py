@@ -12,8 +12,10 @@ from absurd_contimg.core.worker import Worker
 async def run_workers(workers: Sequence[Worker], until_idle: bool = False) -> None:
     """Run workers of several queues until all are stopped or, with `until_idle`, all are idle.
 
-    Tasks of one queue wake and await those of another, so none is idle before all are. When one
-    worker fails, the others are stopped, and its error is raised.
+    Tasks of one queue wake and await those of another, so none is idle before all are. Idle means
+    that no task can be claimed: those that sleep or wait for an event are left as they are, even if
+    one is due in a second. To wait for a task, ask `get_task_result` for its state. When one worker
+    fails, the others are stopped, and its error is raised.
     """
     begun = -1
     while begun < (begun := sum(worker.runs_begun for worker in workers)):

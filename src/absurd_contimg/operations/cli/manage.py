@@ -51,12 +51,16 @@ def worker(
         ),
     ] = None,
     until_idle: Annotated[
-        bool, typer.Option("--until-idle", help="End as soon as the queues are empty.")
+        bool,
+        typer.Option(
+            "--until-idle",
+            help="End as soon as no task can be claimed; those that sleep or wait are left.",
+        ),
     ] = False,
 ) -> None:
     """Run a worker on its queues until SIGTERM or Ctrl-C.
 
-    Exit code 1 with --until-idle if tasks are left that wait.
+    Exit code 1 with --until-idle if tasks are left that sleep or wait.
     """
     from absurd_contimg.operations.services import serve
 
