@@ -64,6 +64,8 @@ class AlertService:
     _database: Database | None = None
     _site: SiteAlerts = field(default_factory=SiteAlerts)
     """What this process has read or written last."""
+    registry_error: AwayError | None = None
+    """Why the last change is not saved; None: it is."""
     _unsaved: bool = False
     _standby: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -177,11 +179,13 @@ class AlertService:
                 rows = await asyncio.to_thread(self._write, apply)
             except AwayError as error:
                 _log.debug("alerts are not saved: %s", error)
+                self.registry_error = error
                 if self._standby:
                     return False
                 self._site = (change_alone or change)(self._site)
                 self._unsaved = True
                 return True
+            self.registry_error = None
             self._standby, self._unsaved = rows is None, False
             self._site = SiteAlerts() if rows is None else from_rows(rows)
             return rows is not None

@@ -114,10 +114,15 @@ async def open_evaluator(settings: Settings) -> AsyncIterator[AlertService]:
 
 
 async def look_once(settings: Settings) -> tuple[Notice, ...] | None:
-    """One look, with its deliveries; None while another process evaluates."""
+    """One look, with its deliveries; None while another process evaluates.
+
+    Raises `AwayError` if the registry cannot hold the look: the next one knows nothing of it.
+    """
     async with open_evaluator(settings) as service:
         notices = await service.look_once()
         await service.wait_for_deliveries()
+        if service.registry_error is not None:
+            raise service.registry_error
         return notices
 
 
