@@ -45,10 +45,11 @@ types: setup
 PYTEST := $(BIN)/pytest -n 6 --dist loadfile --no-loadscope-reorder --durations 15
 
 # Whole sites, which take minutes: hosts in network namespaces, upgrades from earlier releases of Absurd,
-# services, the commands of the guide, emergencies, the dashboard in a browser.
+# services, the commands of the guide, emergencies, all commands beside outages, the dashboard in a browser.
 SITE_TESTS := tests/hosts tests/upgrades tests/operations/test_operations_guide.py \
 	tests/operations/test_troubleshooting.py tests/operations/test_emergency.py \
-	tests/operations/test_service_manager.py tests/operations/dashboard/test_browser.py
+	tests/operations/test_service_manager.py tests/operations/test_outages.py \
+	tests/operations/dashboard/test_browser.py
 
 # Types are checked beside the tests, on one core.
 test: style

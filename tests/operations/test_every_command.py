@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pytest
 import typer.main
+from program_commands import COMMANDS
 from typer.testing import CliRunner
 
 from absurd_contimg.core.errors import BackendError
@@ -75,17 +75,6 @@ UNITS = re.compile(
 """A number in a help has a unit, or says what it counts."""
 
 
-def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """All commands by the words that call them."""
-    command = command or typer.main.get_command(app)
-    below = getattr(command, "commands", None)
-    if below is None or (path and command.invoke_without_command):
-        yield " ".join(path), command
-    for name, each in (below or {}).items():
-        yield from commands(each, (*path, name))
-
-
-COMMANDS = dict(commands())
 SHOWING = [
     name
     for name, command in COMMANDS.items()

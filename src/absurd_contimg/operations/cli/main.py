@@ -142,6 +142,20 @@ def _run() -> None:
     except SystemExit:
         sys.stdout.flush()
         raise
+    except Exception as error:
+        _raise_named(error)
+        raise
+
+
+def _raise_named(error: Exception) -> None:
+    """Raise what `core.errors` has for an error of Postgres in a session outside of a backend."""
+    psycopg = sys.modules.get("psycopg")  # slow to import, and there if it has raised
+    if psycopg is not None and isinstance(error, psycopg.Error):
+        from absurd_contimg.backends.postgres.database_errors import (  # noqa: PLC0415
+            raise_translated,
+        )
+
+        raise_translated(error)
 
 
 def _has_current_folder() -> bool:

@@ -44,6 +44,7 @@ from absurd_contimg.operations.maintenance.restoration_guard import (
 from absurd_contimg.owned_folders import make_private
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.tables import ALL_TABLES
+from absurd_contimg.registry.trouble import trouble_of_file
 from absurd_contimg.regular_files import UnsuitableFileError, read_json
 from absurd_contimg.secrets import mask, without_secrets
 
@@ -51,6 +52,8 @@ FORMAT = 1
 _NOTE = "backup.json"
 _QUEUE, _REGISTRY_DUMP, _REGISTRY_FILE = "queue.dump", "registry.dump", "registry.sqlite3"
 _SCHEMAS = {_QUEUE: "absurd", _REGISTRY_DUMP: "contimg"}
+_BUSY_SECONDS = 10.0
+"""A registry in SQLite that somebody else has locked is waited for so long."""
 _SQLITE = "sqlite:///"
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 """Histories hold what users gave to their tasks."""
@@ -159,6 +162,14 @@ def what_would_go(database_url: str, registry_url: str) -> list[str]:
     path = Path(registry_url.removeprefix(_SQLITE))
     if not path.exists():
         return lines
+    try:
+        return lines + _rows_of_file(path)
+    except sqlite3.Error as error:
+        raise trouble_of_file(str(path), error) from error
+
+
+def _rows_of_file(path: Path) -> list[str]:
+    lines = []
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
         names = database.execute("select name from sqlite_master where type = 'table' order by 1")
         for (name,) in names.fetchall():
@@ -245,9 +256,13 @@ def _copy_sqlite(source: Path, target: Path) -> None:
     """All of a database as of one moment, in one transaction; others may use both."""
     try:
         with (
-            closing(sqlite3.connect(source, timeout=10.0)) as reader,
-            closing(sqlite3.connect(target, timeout=10.0)) as writer,
+            closing(sqlite3.connect(source, timeout=_BUSY_SECONDS)) as reader,
+            closing(sqlite3.connect(target, timeout=_BUSY_SECONDS)) as writer,
         ):
+            try:  # to copy from what is locked would wait without a bound
+                reader.execute("select count(*) from sqlite_master").fetchall()
+            except sqlite3.Error as error:
+                raise trouble_of_file(str(source), error) from error
             reader.backup(writer)
     except sqlite3.Error as error:
         raise OutputError(

@@ -15,6 +15,7 @@ from absurd_contimg.backends.postgres.lock_holders import (
     naming_holders,
 )
 from absurd_contimg.backends.postgres.sessions import AsyncSession
+from absurd_contimg.registry.trouble import trouble_of_file
 
 _TABLES = (
     "select c.relname from pg_catalog.pg_class c"
@@ -49,10 +50,10 @@ def vacuum_sqlite(path: Path) -> bool:
         try:
             database.execute("pragma optimize")
             database.execute("vacuum")
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             if "locked" in str(error) or "busy" in str(error):
                 return False
-            raise
+            raise trouble_of_file(str(path), error) from error
     return True
 
 
