@@ -104,3 +104,23 @@ def test_a_line_of_the_trace_names_the_checkpoint_and_the_value() -> None:
     text = message_of(counts_the_charges, faults=["kill-other"])
     assert "call set_task_checkpoint_state 'charge', committed" in text
     assert "own mail {'charges': 2}, committed" in text
+
+
+def plain(_params: Any, _ctx: TaskContext) -> int:
+    return 5
+
+
+async def step_of_a_plain_function(_params: Any, ctx: TaskContext) -> Any:
+    return await ctx.step("load", lambda: 5)  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize(
+    ("handler", "says"),
+    [
+        (plain, "the handler of task 'plain' must be an async function .* type int"),
+        (step_of_a_plain_function, "the function of step 'load' must be an async function"),
+    ],
+)
+def test_a_function_that_is_not_async_is_named(handler: Any, says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        run_handler(handler, {})

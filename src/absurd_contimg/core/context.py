@@ -23,6 +23,7 @@ from absurd_sdk import TimeoutError as EventTimeout
 
 from absurd_contimg.core.errors import QueueNotFound, RunReleased, UnknownQueue
 from absurd_contimg.core.failures import StepsChanged, SuspensionSwallowed
+from absurd_contimg.core.foreign_objects import require_awaitable
 from absurd_contimg.core.forks import load_steps
 from absurd_contimg.core.jsonb_sanitizer import require_name, shortened
 from absurd_contimg.core.records import Json, SpawnOptions, TaskResult
@@ -101,16 +102,17 @@ class TaskContext:
         handle = await self.begin_step(name)
         if handle.done:
             return cast(_T, handle.state)
-        return await self.complete_step(handle, await self._counted(fn()))
+        return await self.complete_step(handle, await self._counted(name, fn()))
 
     @property
     def in_step(self) -> bool:
         """Whether who asks runs inside of a step, whatever other steps run at the same time."""
         return _in_step.get()
 
-    async def _counted(self, work: Awaitable[_T]) -> _T:
+    async def _counted(self, name: str, work: Awaitable[_T]) -> _T:
         self.steps_running += 1
         try:
+            require_awaitable(work, f"the function of step {name!r}")
             return await work
         finally:
             self.steps_running -= 1
@@ -183,7 +185,7 @@ class TaskContext:
         if self._stopping():
             raise RunReleased
         start = await self.journal.begin(handle.checkpoint_name)
-        result = await self.complete_step(handle, await self._counted(fn(start)))
+        result = await self.complete_step(handle, await self._counted(name, fn(start)))
         self.journal.completed()
         return result
 

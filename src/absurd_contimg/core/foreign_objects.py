@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import isawaitable
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -43,3 +44,12 @@ def _name(kind: type) -> str:
 
 def _no_name(_error: BaseException) -> str:
     return "<a class without a name>"
+
+
+def require_awaitable(work: object, owner: str) -> None:
+    """Raise `TypeError` if a function of a handler's author is no asynchronous one."""
+    if not isawaitable(work):
+        raise TypeError(
+            f"{owner} must be an async function (async def): it returned a value of type "
+            f"{type(work).__name__}, which cannot be awaited"
+        )

@@ -10,7 +10,7 @@ import absurd_sdk
 
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import ControlFlow, RunReleased
-from absurd_contimg.core.foreign_objects import ask
+from absurd_contimg.core.foreign_objects import ask, require_awaitable
 from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.row_values import UnreadableValueError, require_readable
 
@@ -73,7 +73,9 @@ async def call(handler: Handler, claimed: ClaimedTask, ctx: TaskContext) -> Json
     """
     absurd_sdk._current_task_context.set(cast(Any, ctx))
     try:
-        return cast(Json, await handler(claimed.params, ctx))
+        work = handler(claimed.params, ctx)
+        require_awaitable(work, f"the handler of task {claimed.task_name!r}")
+        return cast(Json, await work)
     except (Exception, ControlFlow, RunReleased, asyncio.CancelledError):
         raise
     except BaseExceptionGroup as group:
