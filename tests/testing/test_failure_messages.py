@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.errors import QueueNotFound
 from absurd_contimg.testing import ExternalInput, explore_crashes, happened, outside, run_handler
 
 
@@ -124,3 +125,8 @@ async def step_of_a_plain_function(_params: Any, ctx: TaskContext) -> Any:
 def test_a_function_that_is_not_async_is_named(handler: Any, says: str) -> None:
     with pytest.raises(AssertionError, match=says):
         run_handler(handler, {})
+
+
+def test_an_unknown_queue_is_named_with_what_to_do(absurd_memory: Any, virtual_time: Any) -> None:
+    with pytest.raises(QueueNotFound, match=r"absurd\.e_orders.*contimg --queue orders db init"):
+        virtual_time(absurd_memory.emit_event("orders", "go"))

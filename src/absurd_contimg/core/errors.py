@@ -7,7 +7,13 @@ derive from `BaseException`, like `asyncio.CancelledError`: ``except Exception``
 
 from __future__ import annotations
 
+import re
+import shlex
+
 from absurd_contimg.secrets import mask
+
+_QUEUE_TABLE = re.compile(r"absurd\.[a-z]_(.+?)(?:[\"»“”]|$)")
+"""In the quotation marks of the message's language."""
 
 
 class ControlFlow(BaseException):
@@ -82,6 +88,16 @@ class CheckpointRefused(BackendError):
 
 class QueueNotFound(BackendError, LookupError):
     """A table of the queue is missing (42P01): ``contimg db init`` or `create_queue` makes it."""
+
+
+def missing_queue(message: str) -> str:
+    """What to do about a table of Absurd's that is not there; the message names it."""
+    name = _QUEUE_TABLE.search(message)
+    option = f" --queue {shlex.quote(name[1])}" if name else ""
+    return (
+        f"The queue is not there, or not whole ({message}). Correct its name, put its tables back "
+        f"from a backup, or make empty ones: contimg{option} db init"
+    )
 
 
 class TaskNotCompleted(RuntimeError):

@@ -21,6 +21,7 @@ from absurd_contimg.core.errors import (
     RunAlreadyFailed,
     TaskCancelled,
     ValueRefused,
+    missing_queue,
 )
 from absurd_contimg.core.row_values import json_text, read_json
 
@@ -31,7 +32,9 @@ def translated(error: EngineError) -> BaseException:
         return TaskCancelled(error.message)
     if error.sqlstate == "AB002":
         return RunAlreadyFailed(error.message)
-    kinds = {"AB003": InvalidRetryStrategy, "42P01": QueueNotFound}
+    if error.sqlstate == "42P01":
+        return QueueNotFound(missing_queue(error.message), error.sqlstate)
+    kinds = {"AB003": InvalidRetryStrategy}
     other = ValueRefused if error.sqlstate.startswith(REFUSED_VALUE_CLASSES) else BackendError
     return kinds.get(error.sqlstate, other)(error.message, error.sqlstate)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from typing import NoReturn
 
 import psycopg
@@ -20,6 +19,7 @@ from absurd_contimg.core.errors import (
     SchemaMissing,
     TaskCancelled,
     ValueRefused,
+    missing_queue,
 )
 from absurd_contimg.core.evidence import reason_of
 
@@ -29,10 +29,6 @@ _UNREACHABLE_CLASSES = ("08", "57P")
 _SCHEMA = "absurd"
 """In the message, in whatever language, if Absurd's own table or procedure is missing: a trigger of
 somebody else's may miss its own."""
-
-
-_QUEUE_TABLE = re.compile(rf"{_SCHEMA}\.[a-z]_(.+?)(?:[\"»“”]|$)")
-"""In the quotation marks of the message's language."""
 
 
 READ_ONLY = (
@@ -105,7 +101,7 @@ def raise_translated(error: psycopg.Error) -> NoReturn:
                 state,
             ) from error
         case "42P01" if _SCHEMA in message:
-            raise QueueNotFound(_missing_table(message), state) from error
+            raise QueueNotFound(missing_queue(message), state) from error
         case "42501" | "25006":
             raise BackendError(_of_rights(state, message), state) from error
         case None if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
@@ -132,16 +128,6 @@ def _of_rights(state: str, message: str) -> str:
         return f"{READ_ONLY} ({message})"
     remedy = "Grant it, or name another user in ABSURD_DATABASE_URL."
     return f"The database's user lacks a right: {message}. {remedy_of_refusal(message) or remedy}"
-
-
-def _missing_table(message: str) -> str:
-    """What to do about a table of Absurd's that is not there; the message names it."""
-    name = _QUEUE_TABLE.search(message)
-    option = f" --queue {shlex.quote(name[1])}" if name else ""
-    return (
-        f"The queue is not there, or not whole ({message}). Correct its name, put its tables back "
-        f"from a backup, or make empty ones: contimg{option} db init"
-    )
 
 
 def unavailable(error: psycopg.Error) -> BackendUnavailable:
