@@ -114,6 +114,7 @@ def test_other_statements_are_refused_with_advice(filled: MemoryDatabase, text: 
         filled.connect(autocommit=True).execute(text)
     assert text in str(caught.value)
     assert "--absurd-backend postgres" in str(caught.value)
+    assert "the fixture absurd_postgres_url" in str(caught.value)
     assert "db.tables()" in str(caught.value)
     assert len(filled.noted) == calls
 

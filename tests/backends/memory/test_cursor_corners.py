@@ -269,7 +269,10 @@ def test_what_psycopg_has_and_the_emulator_lacks(name: str, use: Callable[[Any],
     """It is refused by its name, with what to do."""
     with (
         MemoryDatabase().connect() as connection,
-        pytest.raises(psycopg.NotSupportedError, match=f"{name}.*--absurd-backend postgres"),
+        pytest.raises(
+            psycopg.NotSupportedError,
+            match=f"{name}.*absurd_postgres_url.*--absurd-backend postgres",
+        ),
     ):
         use(connection)
 

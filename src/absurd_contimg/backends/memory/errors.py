@@ -71,6 +71,7 @@ class Unsupported(EngineError):
         super().__init__(
             "0A000",
             f"the in-memory Absurd does not support {what}{quoted}\nRun it on Postgres (pytest: "
-            "--absurd-backend postgres), or read every table with db.tables().",
+            "the fixture absurd_postgres_url, or absurd_backend with --absurd-backend postgres), "
+            "or read every table with db.tables().",
         )
         self.what = what

@@ -248,5 +248,6 @@ def psycopg_error(error: EngineError) -> psycopg.Error:
 def not_supported(what: str) -> psycopg.NotSupportedError:
     """The refusal of something that psycopg has and the emulator lacks."""
     return psycopg.NotSupportedError(
-        f"the in-memory Absurd does not support {what}; run with --absurd-backend postgres"
+        f"the in-memory Absurd does not support {what}; run it on Postgres (pytest: the fixture "
+        "absurd_postgres_url, or absurd_backend with --absurd-backend postgres)"
     )
