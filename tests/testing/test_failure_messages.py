@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import uuid
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -105,6 +107,45 @@ def test_a_line_of_the_trace_names_the_checkpoint_and_the_value() -> None:
     text = message_of(counts_the_charges, faults=["kill-other"])
     assert "call set_task_checkpoint_state 'charge', committed" in text
     assert "own mail {'charges': 2}, committed" in text
+
+
+async def key_made_in_the_step_of_its_effect(_params: Any, ctx: TaskContext) -> None:
+    await ctx.step("charge", lambda: outside("charge", str(uuid.uuid4())))
+
+
+def test_a_key_that_is_random_is_sent_into_a_step_of_its_own() -> None:
+    text = message_of(key_made_in_the_step_of_its_effect)
+    remedy = text.index("make it in a step of its own")
+    assert text.index("an id, a time or a random value") < remedy < text.index("`happened`")
+
+
+async def swallows_its_suspension(_params: Any, ctx: TaskContext) -> str:
+    with suppress(BaseException):
+        await ctx.sleep_for("cooling off", 600)
+    return "done"
+
+
+def test_a_swallowed_suspension_is_not_offered_as_the_right_end() -> None:
+    text = message_of(swallows_its_suspension)
+    assert "Let BaseException pass: catch Exception" in text
+    assert "ends=" not in text
+    assert ".." not in text.replace("(..., ", "")
+
+
+def test_findings_are_counted_without_a_limit_that_was_not_reached() -> None:
+    few = message_of(counts_its_attempts(1), faults=["kill-other"])
+    assert re.match(r"\d of \d+ futures have violations. The one with the fewest faults:", few)
+    many = message_of(counts_its_attempts(20), faults=["kill-other"])
+    assert re.match(r"20 of \d+ futures .*, and the others were not run: it stops at 20", many)
+
+
+def counts_its_attempts(steps: int) -> Any:
+    async def counts(_params: Any, ctx: TaskContext) -> int:
+        for number in range(steps):
+            await ctx.step(f"load {number}", lambda: asyncio.sleep(0))
+        return ctx.attempt
+
+    return counts
 
 
 def plain(_params: Any, _ctx: TaskContext) -> int:

@@ -13,6 +13,7 @@ from dataclasses import fields, replace
 from inspect import signature
 from typing import Any, NoReturn, cast
 
+from absurd_contimg.core.failures import SuspensionSwallowed
 from absurd_contimg.core.records import LIVE_STATES, History, Json, SpawnOptions, State
 from absurd_contimg.core.step_order_check import STEPS_CHANGED
 from absurd_contimg.history.invariants.world import (
@@ -131,9 +132,11 @@ def explore_crashes(
         findings = exploration.findings
         first = min(findings, key=lambda finding: len(finding.schedule))
         test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0] or "THE_TEST"
+        number = f"{len(findings)} of {exploration.futures} futures have violations"
+        if len(findings) >= FINDINGS_MAX:
+            number += f", and the others were not run: it stops at {FINDINGS_MAX} findings"
         raise AssertionError(
-            f"{len(findings)} of {exploration.futures} futures have violations (it stops at "
-            f"{FINDINGS_MAX}). The first of them:\n{_seen_again(tested, first)}\n"
+            f"{number}. The one with the fewest faults:\n{_seen_again(tested, first)}\n"
             f"Replay: pytest -s {shlex.quote(test)} --absurd-faults {first.schedule_text}"
         )
     return exploration
@@ -189,8 +192,10 @@ def _check_baseline(spec: ExplorationSpec, ends: State) -> None:
     if again != outcome:
         differences = "\n".join(f"  {line}" for line in again.differences(outcome))
         raise AssertionError(
-            f"{changed}the baseline run ends differently when it is run again: something outlives "
-            "its world, or is random. For what the outside knows, call `happened`.\n" + differences
+            f"{changed}the baseline run ends differently when it is run again. Either an id, a "
+            "time or a random value is made outside of a step (or in the step of its effect): make "
+            "it in a step of its own. Or something outlives its world: for what the outside knows, "
+            f"call `happened`.\n{differences}"
         )
     for text, count in Counter(outcome.ledger).items():
         if count > 1 and not any(text.startswith(f"{name} ") for name in spec.repeats):
@@ -271,11 +276,13 @@ def _check_end(
         )
     if state != ends and not outcome.violations:
         failure = summarize(history).last_failure
-        reason = "" if failure is None else f": {failure.text}"
+        reason = "" if failure is None else f": {failure.text.rstrip('.')}"
+        remedy = f"If that is right: {function}(..., ends={state!r})"
+        if failure is not None and failure.name == SuspensionSwallowed.__name__:
+            remedy = "Let BaseException pass: catch Exception, and return nothing in `finally`"
         raise AssertionError(
             f"the task is {state} without any fault, not {ends}{reason}"
-            f"{_failed_tasks(each for each in histories if each is not history)}. "
-            f"If that is right: {function}(..., ends={state!r})"
+            f"{_failed_tasks(each for each in histories if each is not history)}. {remedy}"
         )
 
 
@@ -286,7 +293,7 @@ def _failed_tasks(tasks: Iterable[History]) -> str:
         failure = summarize(each).last_failure if each.task.state == "failed" else None
         if failure is not None:
             name, queue = each.task.task_name, each.queue_name
-            text += f"; task {name!r} of queue {queue!r} has failed: {failure.text}"
+            text += f"; task {name!r} of queue {queue!r} has failed: {failure.text.rstrip('.')}"
     return text
 
 
