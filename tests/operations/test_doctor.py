@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from small_disk import mounted
 
@@ -21,7 +22,7 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres, server_process
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.disk_usage import DiskUsage, size_text
-from absurd_contimg.operations.doctor import Finding, diagnose, doctor, software
+from absurd_contimg.operations.doctor import Finding, diagnose, doctor, software, table_locks
 from absurd_contimg.operations.services.disk_guard import DiskGuard
 from absurd_contimg.science.catalogue import SkySource, write_catalogue
 from absurd_contimg.settings import load_settings
@@ -313,6 +314,23 @@ def test_unusable_databases_are_findings(
     assert good.ok
     assert "Absurd's schema" in good.finding
     assert find(findings, "clock").ok
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_a_lock_that_somebody_keeps_is_a_finding(
+    site: dict[str, Any], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers wait for it."""
+    given = site | {"database_url": database_url}
+    with psycopg.connect(database_url) as session:
+        session.execute("lock table absurd.queues in exclusive mode")
+        assert "table locks" not in {finding.check for finding in diagnose(given, [])}
+        monkeypatch.setattr(table_locks, "KEPT_SECONDS", 0.0)
+        finding = find(diagnose(given, []), "table locks")
+        pid = session.info.backend_pid
+    assert not finding.ok
+    assert f"held by session {pid} of user postgres" in finding.finding
+    assert "pg_terminate_backend" in finding.remedy
 
 
 @pytest.mark.usefixtures("_no_software")

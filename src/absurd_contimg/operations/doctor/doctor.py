@@ -42,6 +42,7 @@ from absurd_contimg.operations.doctor.site_folders import (
     publish_folder,
 )
 from absurd_contimg.operations.doctor.software import Finding, stage_software
+from absurd_contimg.operations.doctor.table_locks import table_locks
 from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.registry.service_records import CLOCK_OFFSET_SECONDS_MAX
 from absurd_contimg.science.catalogue import read_catalogue
@@ -352,7 +353,7 @@ def _reachable(url: str) -> list[Finding]:
             remedy = f"{sys.executable} -m pip install --upgrade absurdctl"
         return [Finding(False, "database", f"{location}: {text}", remedy)]
     text = f"{location}: Absurd's schema {SCHEMA_VERSION}."
-    return [Finding(True, "database", text), _additions(url), _clock(url)]
+    return [Finding(True, "database", text), *table_locks(url), _additions(url), _clock(url)]
 
 
 def _additions(url: str) -> Finding:
