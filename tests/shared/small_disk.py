@@ -42,6 +42,20 @@ def mounted(folder: Path, megabytes: int = 8, inodes: int | None = None) -> Iter
         holder.wait()
 
 
+@contextmanager
+def read_only_view(folder: Path) -> Iterator[None]:
+    """The folder can only be read by its path, while who has opened files in it goes on to write.
+
+    For root alone: others may not mount where a server of this host sees it.
+    """
+    subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
 def make_read_only(disk: Path) -> None:
     """Remount what `mounted` gave; no file in it may be open for writing."""
     command = ["mount", "-o", "remount,ro"]

@@ -20,7 +20,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from small_disk import mounted
+from small_disk import mounted, read_only_view
 
 from absurd_contimg.backends.postgres import (
     EmbeddedPostgres,
@@ -289,6 +289,24 @@ def test_a_server_that_could_not_start_on_a_full_disk_starts_when_there_is_space
             assert not server.is_running()
         finally:
             server.stop("immediate")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount over a folder")
+def test_a_server_that_runs_is_reached_in_a_folder_that_can_only_be_read(
+    server: EmbeddedPostgres,
+) -> None:
+    """One that does not run cannot be started there, and the error says what helps."""
+    server.create_database("work")
+    other = EmbeddedPostgres(server.folder, durable=False)
+    with read_only_view(server.folder):
+        url = other.start().create_database("work")
+        Session.connect(url).close()
+        other.stop_if_unused()
+        other.restart_if_ended()
+        assert server.is_running()
+        kill(server)
+        with pytest.raises(EmbeddedPostgresError, match=r"Read-only file system\. Mount .*dmesg"):
+            other.start()
 
 
 def fill(path: Path) -> None:

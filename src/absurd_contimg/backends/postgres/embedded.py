@@ -12,6 +12,7 @@ lock, across hosts and containers that share the folder.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -52,6 +53,9 @@ _ELSEWHERE = (
     "Give another state folder by --state-dir, which counts beside --folder too, or without "
     "--folder by PIPELINE_STATE_DIR; or set ABSURD_DATABASE_URL to a server of your own."
 )
+_MOUNT = (
+    "Mount its file system for writing; one with errors is made read-only by the kernel (dmesg)."
+)
 _ACCESS = "local all all scram-sha-256\n"
 """All of ``pg_hba.conf``: Unix socket, password."""
 
@@ -63,7 +67,19 @@ _FAST_AND_UNSAFE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off
 """For tests only: a crash of the machine (not of the server) may lose or damage the database."""
 
 
-def _lock(file: TextIO) -> None:
+def _open_for_lock(path: Path) -> int:
+    """A descriptor of a file that its owner alone may lock; it is made, if its disk allows that."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY)  # a server that runs there can be used
+    os.fchmod(descriptor, 0o600)  # who may read it may lock it
+    return descriptor
+
+
+def _lock(file: TextIO, path: Path) -> None:
     """Lock a file; `EmbeddedPostgresError` while another process has it for `_LOCK_SECONDS`."""
     give_up = time.monotonic() + _LOCK_SECONDS
     while True:
@@ -72,8 +88,8 @@ def _lock(file: TextIO) -> None:
         except BlockingIOError:
             if time.monotonic() > give_up:
                 raise EmbeddedPostgresError(
-                    f"Another process has held {file.name} for {_LOCK_SECONDS:g} s, as one does "
-                    f"that starts or stops the server. Name it: fuser -v {file.name}"
+                    f"Another process has held {path} for {_LOCK_SECONDS:g} s, as one does "
+                    f"that starts or stops the server. Name it: fuser -v {path}"
                 ) from None
         time.sleep(0.05)
 
@@ -161,9 +177,10 @@ class EmbeddedPostgres:
                 self._process.is_ready() and self._has_access_of_ours() and self._socket.exists()
             ):
                 self._start()
-            self._password_file.chmod(0o600)  # libpq passes over a file that others may read
+            if self._password_file.stat().st_mode & 0o077:
+                self._password_file.chmod(0o600)  # libpq passes over a file that others may read
             if self._use is None:
-                self._use = os.open(self._folder / _USERS, os.O_RDWR | os.O_CREAT, 0o600)
+                self._use = _open_for_lock(self._folder / _USERS)
                 withhold_lock(self._use)
                 fcntl.flock(self._use, fcntl.LOCK_SH)
         return self
@@ -329,9 +346,8 @@ class EmbeddedPostgres:
         `BackendUnavailable`.
         """
         try:
-            with (self._folder / "lock").open("a") as lock:
-                os.fchmod(lock.fileno(), 0o600)  # who may read it may lock it
-                _lock(lock)
+            with open(_open_for_lock(path := self._folder / "lock"), closefd=True) as lock:
+                _lock(lock, path)
                 self._check_owner()
                 yield
         except BackendUnavailable:
@@ -342,9 +358,10 @@ class EmbeddedPostgres:
             if isinstance(error, PermissionError):
                 self._check_owner()
             path = error.filename or self._folder
-            raise EmbeddedPostgresError(
-                f"The embedded server cannot use {path}: {error.strerror}."
-            ) from error
+            text = f"The embedded server cannot use {path}: {error.strerror}."
+            if error.errno == errno.EROFS:
+                text = f"{text} {_MOUNT}"
+            raise EmbeddedPostgresError(text) from error
 
     def _check_owner(self) -> None:
         """Refuse files of another user: this one may not use them, or root would make more."""

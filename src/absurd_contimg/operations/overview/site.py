@@ -81,19 +81,28 @@ async def open_site(settings: Settings) -> AsyncIterator[Site]:
         elif lost_database(settings) is not None:
             backend = _returning_backend(settings, stack)
         else:
-            backend = await stack.enter_async_context(open_backend(settings, create=False))
+            try:
+                backend = await stack.enter_async_context(open_backend(settings, create=False))
+            except BackendUnavailable:  # its disk is full, say: what shows the site shows the rest
+                backend = _returning_backend(settings, stack)
         with production_site(settings, backend) as site:
             yield site
 
 
 def _returning_backend(settings: Settings, stack: AsyncExitStack) -> PostgresBackend:
-    """The embedded database that is gone; usable as soon as its folder is back."""
+    """The embedded database that is gone or cannot start; usable as soon as it can."""
     server = EmbeddedPostgres(settings.embedded_folder)
+    has_started = False
 
     def start() -> None:
+        nonlocal has_started
         if (lost := lost_database(settings)) is not None:
             raise BackendUnavailable(str(lost))
-        server.start()
+        if has_started:
+            server.restart_if_ended()  # not one that an operator has stopped since
+        else:
+            server.start()
+            has_started = True
 
     stack.push_async_callback(asyncio.to_thread, server.stop_if_unused)
     backend = PostgresBackend(server.url(), recover=start, connect_seconds=1.0)
