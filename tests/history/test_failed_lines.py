@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -18,6 +18,8 @@ from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.history.summary import read_histories, summarize
 from absurd_contimg.operations.terminal import history_table, tasks_table
+from absurd_contimg.workflows.failure_rules import CLASSIFIER
+from absurd_contimg.workflows.publication import PublicationWorkflow
 
 
 async def charge(params: Any, ctx: TaskContext) -> Any:
@@ -48,6 +50,23 @@ async def test_history_and_status_show_type_and_line(tries: int) -> None:
     shown = " ".join(capture.get().split())
     name = "JSONDecodeError" if tries == 1 else "KeyError"
     assert re.search(name + r" at test_failed_lines.py, line \d+, in ask_bank:", shown)
+
+
+async def test_a_failure_outside_of_any_step_shows_no_empty_name_of_a_step() -> None:
+    """A publication task without a key fails in this package's own code."""
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue("q")
+    await backend.spawn_task("q", "task", {})
+    registry = TaskRegistry()
+    registry.add("task", PublicationWorkflow(cast(Any, None)))
+    worker = Worker(backend, registry, WorkerSettings("q", "w"), CLASSIFIER)
+    await worker.run(until_idle=True)
+    (history,) = await read_histories(backend, "q")
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(tasks_table([summarize(history)], await backend.current_time()))
+    assert "permanent, bad-setting" in capture.get()
+    assert ": permanent" not in capture.get()
 
 
 OWN = '  File "/venv/lib/python3.11/site-packages/absurd_contimg/core/tasks.py", line 76, in call\n'

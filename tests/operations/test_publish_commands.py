@@ -6,6 +6,8 @@ import asyncio
 import json
 import shutil
 import time
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from absurd_contimg.errors import (
     MosaicNotMadeError,
     SettingError,
 )
+from absurd_contimg.history.wait_explanation import WaitContext
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.doctor.site_folders import publish_folder
+from absurd_contimg.operations.night_report.result_reading import unprocessed_items
 from absurd_contimg.owned_folders import MARK_NAME
 from absurd_contimg.products.publication import require_publish_dir
 from absurd_contimg.products.store import load_committed
@@ -48,7 +52,8 @@ class Site:
         registry = Registry(root / "state/registry.sqlite3", output_dir=root / "output")
         publications, self.keys = Publications(registry.database), []
         for number in (1, 2, 3):
-            folder = toy_product(root / "output", number=number)
+            checked = {"checks": {"verdict": "accepted"}}
+            folder = toy_product(root / "output", number=number, outputs=checked)
             manifest = load_committed(folder)
             registry.register(folder, manifest)
             publications.begin(manifest.key, "mosaic", folder, root / "published" / folder.name)
@@ -134,6 +139,37 @@ def test_retry_spawns_a_task_once(site: Site, database_url: str) -> None:
     assert again[0]["note"] == "is pending"
     published = site.run("publish", "retry", site.keys[0], **environment)
     assert "is published" in published.output
+
+
+def test_retry_of_what_is_degraded_is_refused_before_a_task_is_spawned(
+    tmp_path: Path, database_url: str
+) -> None:
+    """With the setting it is spawned; of --all the others are spawned."""
+    asyncio.run(make_queue(database_url))
+    site, environment = Site(tmp_path), {"ABSURD_DATABASE_URL": database_url}
+    checked = {"checks": {"verdict": "degraded"}}
+    folder = toy_product(tmp_path / "output", "mosaics/bad", number=4, outputs=checked)
+    key = load_committed(folder).key
+    reason = "its checks found it degraded (publication.degraded is false)."
+    with closing(Registry(tmp_path / "state/registry.sqlite3")) as registry:
+        publications = Publications(registry.database)
+        publications.begin(key, "mosaic", folder, tmp_path / "published" / folder.name)
+        publications.fail(key, f"Product {key} is not published: {reason}")
+        row = publications.find(key)
+        assert row is not None
+        (item,) = unprocessed_items([], [], [], [row], {}, WaitContext(datetime.now(UTC)))
+        assert item.advice.startswith("To publish what is degraded: publication.degraded = true")
+    refused = site.run("publish", "retry", key, **environment)
+    assert isinstance(refused.exception, SettingError)
+    assert reason in str(refused.exception)
+    assert item.advice in str(refused.exception)
+    result = site.run("publish", "retry", "--all", "--json", **environment)
+    notes = {row["product_key"]: (row["task"], row["note"]) for row in json.loads(result.output)}
+    assert [notes[other][1] for other in site.keys[1:]] == ["spawned", "spawned"]
+    assert notes[key][0] is None
+    assert reason in notes[key][1]
+    allowed = ("--set", "publication.degraded=true", "publish", "retry", key, "--json")
+    assert json.loads(site.run(*allowed, **environment).output)[0]["note"] == "spawned"
 
 
 def test_a_published_copy_that_is_gone_is_named_and_made_again(

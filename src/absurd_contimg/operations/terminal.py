@@ -130,7 +130,7 @@ def _activity(summary: TaskSummary, explanation: WaitExplanation | None) -> str:
         first_line = failure.message.strip().partition("\n")[0]
         return ": ".join(filter(None, (failure.name, first_line))) or "no reason given"
     place = "" if failure.path is None else f" ({failure.path})"
-    return f"{failure.step or ''}: {failure.kind}, {failure.rule}{place}"
+    return ": ".join(filter(None, (failure.step, f"{failure.kind}, {failure.rule}{place}")))
 
 
 def _remark(summary: TaskSummary) -> str:

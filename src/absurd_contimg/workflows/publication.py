@@ -244,11 +244,29 @@ def reason_against(manifest: Manifest, settings: PublicationConfig) -> str | Non
     """Why the quality of a product does not allow to publish it; None if it does."""
     verdict = quality_verdict(manifest)
     if verdict is None:
-        return "its quality was not measured."
+        return _NOT_MEASURED
     if verdict in GOOD or (verdict == DEGRADED and settings.degraded):
         return None
-    hint = " (publication.degraded is false)" if verdict == DEGRADED else ""
-    return f"its checks found it {verdict}{hint}."
+    hint = f" {_DEGRADED_HINT}" if verdict == DEGRADED else ""
+    return f"{_CHECKED}{verdict}{hint}."
+
+
+_NOT_MEASURED = "its quality was not measured."
+_CHECKED = "its checks found it "
+_DEGRADED_HINT = "(publication.degraded is false)"
+
+
+def publication_advice(product_key: str, reason: str) -> str:
+    """What to do about a product that is not published, for this reason."""
+    retry = f"contimg publish retry {product_key}"
+    if _DEGRADED_HINT in reason:
+        return (
+            "To publish what is degraded: publication.degraded = true in the settings file of the "
+            f"workers, which are then started again, and of: {retry}"
+        )
+    if _CHECKED in reason or _NOT_MEASURED in reason:
+        return "It stays unpublished: only what passed its checks is published."
+    return retry
 
 
 def quality_verdict(manifest: Manifest) -> str | None:

@@ -112,15 +112,30 @@ def publish_retry(
 ) -> None:
     """Publish again what failed or was interrupted, by a task of its own."""
     from absurd_contimg.operations.services import (
+        RetriedPublication,
+        refusal,
         retry_publication,
         select_publications,
     )
+    from absurd_contimg.workflows.publication import publication_advice
 
     if (key is None) != every:
         raise SettingError("publish retry takes a product, or --all.")
     settings = state.settings()
     with _registry(settings) as registry:
         publications = select_publications(registry.publications.all(), key)
+    refused: list[RetriedPublication] = []
+    for publication in list(publications):
+        reason = refusal(publication, settings.pipeline.publication)
+        if reason is None:
+            continue
+        advice = publication_advice(publication.product_key, reason)
+        if not every:
+            text = f"Product {publication.product_key} cannot be published: {reason}"
+            raise SettingError(text, advice)
+        publications.remove(publication)
+        note = f"cannot be published: {reason} {advice}"
+        refused.append(RetriedPublication(publication.product_key, None, note))
 
     async def retry(backend: Backend) -> list[RetriedPublication]:
         return [
@@ -129,6 +144,7 @@ def publish_retry(
         ]
 
     retried = with_site(settings, retry, create=False) if publications else []
+    retried += refused
     if as_json:
         print_json([asdict(each) for each in retried])
         return

@@ -30,6 +30,7 @@ from absurd_contimg.registry.photometry import newest_measurements
 from absurd_contimg.registry.publications import Publication, Publications, PublicationState
 from absurd_contimg.registry.windows import Window, WindowState
 from absurd_contimg.stages.image import read_whole
+from absurd_contimg.workflows.publication import publication_advice
 
 _DEPTHS_MJY = (2.5, 5.0, 10.0, 20.0, 40.0)
 _STRIP_DEG = 4.0
@@ -191,7 +192,7 @@ def _of_window(window: Window, history: History | None, context: WaitContext) ->
 
 def _of_publication(publication: Publication, history: History | None) -> UnprocessedItem:
     task_id = "" if history is None else str(history.task.task_id)
-    advice = f"contimg publish retry {publication.product_key}"
+    advice = publication_advice(publication.product_key, publication.reason or "")
     if publication.state is not PublicationState.FAILED:
         advice = "A worker goes on with it; contimg publish list shows the state."
     why = publication.reason or "its copy has not ended"

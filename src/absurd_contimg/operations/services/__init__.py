@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from absurd_contimg.operations.services.publications import (
         RetriedPublication,
         is_gone,
+        refusal,
         retry_publication,
         select_publications,
     )
@@ -148,6 +149,7 @@ __all__ = [
     "read_open_names",
     "read_site_time",
     "recent_histories",
+    "refusal",
     "release",
     "reopen_group",
     "reported",

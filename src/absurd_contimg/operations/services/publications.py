@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from absurd_contimg.config.publication import PublicationConfig
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import TERMINAL_STATES, SpawnedTask
 from absurd_contimg.core.retries import retry_options
-from absurd_contimg.errors import MissingInputError
+from absurd_contimg.errors import InputError, MissingInputError
 from absurd_contimg.products.manifest import MANIFEST_NAME
+from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry.publications import Publication, PublicationState
 from absurd_contimg.similar_names import did_you_mean
-from absurd_contimg.workflows.publication import TASK_NAME, spawn_options
+from absurd_contimg.workflows.publication import TASK_NAME, reason_against, spawn_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,16 @@ def is_gone(publication: Publication) -> bool:
     """Whether a copy that was published is not in its place: removed, or on a disk that is away."""
     is_there = (publication.destination / MANIFEST_NAME).is_file()
     return publication.state is PublicationState.PUBLISHED and not is_there
+
+
+def refusal(publication: Publication, settings: PublicationConfig) -> str | None:
+    """Why the quality of its product does not allow to publish it; None if a task can try."""
+    if publication.state is PublicationState.PUBLISHED and not is_gone(publication):
+        return None
+    try:
+        return reason_against(load_committed(publication.source), settings)
+    except (InputError, OSError):  # its task says what is wrong with it
+        return None
 
 
 async def retry_publication(
