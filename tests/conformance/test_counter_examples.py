@@ -12,6 +12,13 @@ from conformance.test_parsing import Sides, check
 ID = "'019432e1-5c00-7000-8000-000000000000'"
 
 
+@pytest.fixture(autouse=True)
+def _own_settings(sides: Sides) -> None:
+    """No test meets the fake time of another."""
+    for connection in sides:
+        connection.execute("reset all")
+
+
 def refusal(connection: Any, text: str) -> tuple[str | None, ...]:
     """The names that an error carries beside its words."""
     try:

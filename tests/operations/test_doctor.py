@@ -299,13 +299,13 @@ def test_unusable_databases_are_findings(
 ) -> None:
     """No server, no such database, no schema, no URL: each has its own remedy."""
     cases = {
-        "postgresql://me:secret@127.0.0.1:1/x": "psql",
-        postgres_server.url("no_such_database"): "psql",
-        postgres_server.create_database("doctor_empty"): "contimg db init",
-        "not a url": "postgresql://user:password@host:5432/database",
+        "postgresql://me:secret@127.0.0.1:1/x": ("database", "psql"),
+        postgres_server.url("no_such_database"): ("database", "psql"),
+        postgres_server.create_database("doctor_empty"): ("database", "contimg db init"),
+        "not a url": ("settings", "postgresql://USER@HOST:PORT/DATABASE"),
     }
-    for url, remedy in cases.items():
-        finding = find(diagnose(site | {"database_url": url}, []), "database")
+    for url, (check, remedy) in cases.items():
+        finding = find(diagnose(site | {"database_url": url}, []), check)
         assert not finding.ok, url
         assert remedy in finding.remedy
         assert "secret" not in finding.finding
