@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import h5py
 import pytest
 from typer.testing import CliRunner
 
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.records import History
+from absurd_contimg.history.wait_explanation import WaitContext
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.night_report.task_reading import task_facts
 
+QUEUE = "dsa110-pipeline"
 GROUP = "2025-01-15T10:00:00"
 
 Contimg = Callable[..., Any]
@@ -65,6 +73,36 @@ def test_a_waiting_group_is_no_success_and_is_seen_everywhere(
     (tmp_path / "out" / "report.html").unlink()
     assert contimg("report").exit_code == 0
     assert "14 of 16" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_cancelled_group_is_called_so_with_who_and_why_until_it_has_another_task(
+    contimg: Contimg, database_url: str
+) -> None:
+    """It was called closed, with the last step that had been done."""
+    (first,) = json.loads(contimg("spawn", "--now", "--json").stdout)
+    assert contimg("cancel", first["task_id"], "--reason", "snow on the dishes").exit_code == 0
+    go_on = f"To go on: contimg spawn --group {GROUP} --respawn"
+    for command in ("groups", "history"):
+        text = " ".join(contimg(command, GROUP).stdout.split())
+        for part in ("cancelled by ", ": snow on the dishes", "--respawn"):
+            assert part in text, command
+    (group,) = json.loads(contimg("groups", "--json").stdout)
+    assert go_on in group["why"]
+
+    async def read() -> History:
+        async with PostgresBackend(database_url) as backend:
+            history = await backend.history(QUEUE, UUID(first["task_id"]))
+        assert history is not None
+        return history
+
+    facts = task_facts(asyncio.run(read()), WaitContext(datetime.now(UTC)))
+    assert "cancelled" in facts.explanation
+    assert go_on.endswith(facts.advice)
+    assert facts.advice
+    assert contimg("spawn", "--group", GROUP, "--now", "--respawn").exit_code == 0
+    (group,) = json.loads(contimg("groups", "--json").stdout)
+    assert "cancelled" not in group["why"]
+    assert go_on not in " ".join(contimg("history", first["task_id"]).stdout.split())
 
 
 def test_spawn_counts_the_files_that_are_there_and_names_the_newest_task(

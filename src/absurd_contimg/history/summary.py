@@ -14,7 +14,13 @@ from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.forks import Fork
 from absurd_contimg.core.records import TERMINAL_STATES, History, Json, State, Task
 from absurd_contimg.history.failures import FailedRun, failed_runs
-from absurd_contimg.history.timeline import StepStart, group_in, kind_of, step_starts
+from absurd_contimg.history.timeline import (
+    SECONDARY_TASKS,
+    StepStart,
+    group_in,
+    kind_of,
+    step_starts,
+)
 from absurd_contimg.history.wait_reason import WaitReason, find_wait_reason
 
 
@@ -97,6 +103,19 @@ def superseded(tasks: Iterable[Task]) -> frozenset[UUID]:
             failures.add(task.task_id)
         later.add((group, kind))
     return frozenset(failures)
+
+
+def command_after_cancellation(task: Task) -> str:
+    """The command that spawns another task for the group or window of a cancelled one, or nothing.
+
+    Not for tasks about what another one has made, and mosaics of a night or a span.
+    """
+    if task.task_name in SECONDARY_TASKS or not isinstance(task.params, Mapping):
+        return ""
+    group, window = task.params.get("group_id"), task.params.get("window_id")
+    if isinstance(window, str) and window.startswith("W"):
+        return f"contimg mosaic make {window} --again"
+    return f"contimg spawn --group {group} --respawn" if isinstance(group, str) else ""
 
 
 def ended_at(history: History) -> datetime | None:

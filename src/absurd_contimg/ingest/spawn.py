@@ -106,7 +106,7 @@ async def spawn_groups(
         )
         task, state = await _spawn(backend, settings.queue_name, inputs, respawn, strategy)
         now = (await backend.current_time()).timestamp()
-        await asyncio.to_thread(_close, registry, inputs, str(task.task_id), now)
+        await asyncio.to_thread(_close, registry, inputs, str(task.task_id), now, task.created)
         results.append(Spawned(group, task, len(present), expected, state))
     return results
 
@@ -133,7 +133,7 @@ def _waits_for(changed: Mapping[Path, float], expected: int, incomplete_now: boo
     return f"{name_subbands(missing)} until {ends:%H:%M:%S} UTC (--now does not wait)"
 
 
-def _close(registry: Registry, inputs: GroupInputs, task_id: str, now: float) -> None:
+def _close(registry: Registry, inputs: GroupInputs, task_id: str, now: float, is_new: bool) -> None:
     """Fix the files of a group that has a task now, so that a daemon gives it no others."""
     pointing = first_pointing(inputs.input_files)
     tables = IngestionTables(registry.database)
@@ -149,6 +149,9 @@ def _close(registry: Registry, inputs: GroupInputs, task_id: str, now: float) ->
     )
     if tables.close_group(closure):
         tables.note_task(inputs.group_id, 1, task_id)
+    elif is_new:  # in the place of one that failed or was cancelled
+        (group,) = tables.groups(group_id=inputs.group_id)
+        tables.note_task(inputs.group_id, group.files_version, task_id)
 
 
 async def require_stage_queues(backend: Backend, queue_name: str) -> None:

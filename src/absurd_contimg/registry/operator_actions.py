@@ -63,3 +63,12 @@ def list_actions(
             OperatorAction(**{name: getattr(row, name) for name in OperatorAction.__slots__})
             for row in session.scalars(query)
         ]
+
+
+def cancelled_by(database: Database, task_id: str) -> str:
+    """``cancelled by NAME at TIME: REASON``; empty if no action cancelled this task."""
+    for action in list_actions(database, target=task_id):
+        if (action.action, action.outcome) == ("cancel", "done"):
+            reason = f": {action.reason}" if action.reason else ""
+            return f"cancelled by {action.by} at {action.at[:19]} UTC{reason}"
+    return ""

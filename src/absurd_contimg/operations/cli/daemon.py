@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,7 +28,6 @@ from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
-    from absurd_contimg.registry.ingestion import IngestionTables
     from absurd_contimg.registry.ingestion_records import IngestGroup
 
 _log = logging.getLogger(__name__)
@@ -108,10 +107,15 @@ def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) ->
     """Show the groups: sub-bands, state, what they wait for, late and refused files."""
     from absurd_contimg.ingest.arrivals import next_seen
     from absurd_contimg.ingest.group_notes import group_note, subbands_text
-    from absurd_contimg.operations.services import closing_rules, read_site_time
+    from absurd_contimg.operations.services import closing_rules, open_tables, read_site_time
+    from absurd_contimg.registry.ingestion import IngestionTables
+    from absurd_contimg.registry.ingestion_records import is_unfinished
+    from absurd_contimg.registry.operator_actions import cancelled_by
 
     settings = state.settings()
-    with _tables(settings) as tables:
+    require_registry(settings)
+    with open_tables(settings) as database:
+        tables = IngestionTables(database)
         known = tables.groups(group_id=group)
         if group is not None and not known:
             raise MissingInputError(
@@ -126,6 +130,12 @@ def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) ->
         notes = {
             item.group_id: group_note(item, next_seen(item, tables), rules, now) for item in shown
         }
+        statuses = {item.group_id: str(item.status) for item in shown}
+        for item in filter(is_unfinished, shown):
+            if text := cancelled_by(database, item.task_id or ""):
+                statuses[item.group_id] = "cancelled"
+                command = f"contimg spawn --group {item.group_id} --respawn"
+                notes[item.group_id] += f"; its task was {text}. To go on: {command}"
     if as_json:
         print_json([_group_json(item, notes[item.group_id]) for item in shown])
         return
@@ -137,7 +147,7 @@ def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) ->
     for item in shown:
         table.add_row(
             cell(item.group_id), cell(item.ingest_state), subbands_text(item, expected),
-            cell(item.status), cell(notes[item.group_id]),
+            cell(statuses[item.group_id]), cell(notes[item.group_id]),
         )  # fmt: skip
     console.print(table)
     if group is not None:
@@ -223,16 +233,6 @@ def reopen(
         now = asyncio.run(read_site_time(settings))
         version = asyncio.run(reopen_group(records, group, now, reason))
     console.print(f"Group {cell(group)} is collected again: version {version} of its files.")
-
-
-@contextmanager
-def _tables(settings: Settings) -> Iterator[IngestionTables]:
-    from absurd_contimg.operations.services import open_tables
-    from absurd_contimg.registry.ingestion import IngestionTables
-
-    require_registry(settings)
-    with open_tables(settings) as database:
-        yield IngestionTables(database)
 
 
 def _group_json(group: IngestGroup, note: str) -> dict[str, Any]:

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +21,7 @@ from absurd_contimg.config.variables import VARIABLES
 from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.records import History, Task
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.errors import AwayError, MissingInputError, SettingError
 from absurd_contimg.execution.logs import (
     log_folder,
     logged_groups,
@@ -32,6 +32,7 @@ from absurd_contimg.execution.logs import (
 from absurd_contimg.history.failures import failed_runs
 from absurd_contimg.history.invariants.check import audit as check_histories
 from absurd_contimg.history.stage_tasks import with_stage_tasks
+from absurd_contimg.history.summary import command_after_cancellation
 from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
 from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
@@ -84,6 +85,9 @@ def history(
         console.print(history_table(record, explanation))
         if result := result_line(record):
             console.print(result, soft_wrap=True)
+        if record.task.state == "cancelled":
+            registry_url = None if from_file else settings.registry_url
+            _show_cancellation(registry_url, record.task, others)
         for other in others:
             when = "Earlier" if other.enqueue_at < record.task.enqueue_at else "Later"
             command = state.command(f"history {other.task_id}")
@@ -93,6 +97,22 @@ def history(
             console.print()
             console.out(f"attempt {failure.attempt}: {failure.text}", highlight=False)
             console.out_lines(text, highlight=False)
+
+
+def _show_cancellation(registry_url: str | None, task: Task, others: Sequence[Task]) -> None:
+    """By whom and why, and what spawns another task if there is none yet."""
+    from absurd_contimg.registry.database import Database, exists
+    from absurd_contimg.registry.operator_actions import cancelled_by
+
+    text = "cancelled"
+    with suppress(AwayError):
+        if registry_url is not None and exists(registry_url):
+            with closing(Database(registry_url)) as database:
+                text = cancelled_by(database, str(task.task_id)) or text
+    command = command_after_cancellation(task)
+    is_newest = all(other.enqueue_at < task.enqueue_at for other in others)
+    go_on = f" To go on: {command}" if command and is_newest else ""
+    console.print(message_line(f"It was {text}.{go_on}"), soft_wrap=True)
 
 
 async def _other_tasks(backend: Inspection, history: History) -> list[Task]:

@@ -167,7 +167,8 @@ def _of_group(group: GroupFacts) -> UnprocessedItem:
         return UnprocessedItem("group", group.group_id, group.status, why, advice)
     why = task.explanation or group.reason or f"its task is {task.state}"
     advice = task.advice or f"contimg history {task.task_id}"
-    return UnprocessedItem("group", group.group_id, group.status, why, advice, task.task_id)
+    state = task.state if task.state == "cancelled" else group.status
+    return UnprocessedItem("group", group.group_id, state, why, advice, task.task_id)
 
 
 def _of_window(window: Window, history: History | None, context: WaitContext) -> UnprocessedItem:

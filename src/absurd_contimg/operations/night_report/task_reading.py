@@ -9,7 +9,7 @@ from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.records import History
 from absurd_contimg.history.metrics import loss_cause, measure
 from absurd_contimg.history.stage_tasks import STAGE_PREFIX, with_stage_tasks
-from absurd_contimg.history.summary import TaskSummary, summarize
+from absurd_contimg.history.summary import TaskSummary, command_after_cancellation, summarize
 from absurd_contimg.history.timeline import SECONDARY_TASKS, StepStart, group_in, step_starts
 from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
 from absurd_contimg.operations.night_report.facts import OperationsFacts, TaskFacts
@@ -64,6 +64,9 @@ def _explain(history: History, summary: TaskSummary, context: WaitContext) -> tu
     wait = explain_wait(history, context)
     if wait is not None:
         return wait.sentence, wait.advice or ""
+    if summary.state == "cancelled":
+        text = f"its task was cancelled; by whom: contimg actions {summary.task_id}"
+        return text, command_after_cancellation(history.task)
     failure = summary.last_failure
     if failure is None:
         return summary.state, ""
