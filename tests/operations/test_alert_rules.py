@@ -92,6 +92,18 @@ def test_fact_raises_its_rule_alone(name: str, seen: Look) -> None:
     assert "contimg" in notice.command or "systemctl" in notice.command
 
 
+def test_a_full_disk_is_an_alert_also_while_it_keeps_database_and_registry_from_working() -> None:
+    """It was raised never: both were on the disk. The disks of other hosts stay as they were."""
+    here, there = (replace(sites.DISK, host=host, used_share=0.99) for host in ("h1", "h2"))
+    known = evaluate(make_rules(AlertsConfig(looks=1)), {}, look(disks=(there,)), 0.0).alerts
+    away = {"database": "it does not answer", "registry": "disk I/O error"}
+    seen = Look(None, away=away, local_disks=(here,))
+    rules = make_rules(AlertsConfig(looks=1))
+    after = evaluate(rules, evaluate(rules, known, seen, 60.0).alerts, seen, 1e6).alerts
+    full = {subject for (rule, subject), alert in after.items() if rule == "disk-full"}
+    assert full == {f"h1:{here.folder}", f"h2:{here.folder}"}
+
+
 def test_every_rule_has_a_case() -> None:
     assert {name for name, _ in CASES} == {rule.name for rule in all_rules(CONFIG)}
 

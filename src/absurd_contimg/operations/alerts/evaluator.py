@@ -47,12 +47,14 @@ def evaluate(
             notices.append(_notice("cleared", key, ended, now))
     for rule in rules:
         measured = _measure(rule, look)
+        hides = not rule.needs_for_all.isdisjoint(look.away)
         earlier = [subject for name, subject in alerts if name == rule.name]
         further = [subject for subject in measured or () if (rule.name, subject) not in alerts]
         for subject in [*earlier, *further][:SUBJECTS_MAX]:
             key = (rule.name, subject)
             before = alerts.get(key, Alert())
-            alert = _next(rule, before, measured, subject, now)
+            is_hidden = subject not in (measured or ()) and hides
+            alert = _next(rule, before, None if is_hidden else measured, subject, now)
             if alert.is_raised and not before.is_raised:
                 notices.append(_notice("raised", key, alert, now))
             if before.is_raised and not alert.is_raised:

@@ -10,7 +10,7 @@ from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import AwayError
 from absurd_contimg.history.stage_figures import StageFigures, read_stage_figures
 from absurd_contimg.operations.alerts.records import Dependency, Look
-from absurd_contimg.operations.overview import Site, SiteOverview, read_site
+from absurd_contimg.operations.overview import Site, SiteOverview, read_local_disks, read_site
 from absurd_contimg.registry.alerts import list_alerts
 
 ANSWER_SECONDS = 30.0
@@ -31,7 +31,11 @@ def make_look(site: Site, recent_seconds: float) -> Callable[[], Awaitable[Look]
                     figures = await read_stage_figures(site.inspection, await site.queues())
             except (BackendError, AwayError, TimeoutError) as error:
                 away = {**away, "database": _text(error)}
-        return Look(overview, figures, away)
+        if overview is not None:
+            return Look(overview, figures, away)
+        # A full disk often is what keeps the database from answering.
+        disks = await read_local_disks(site)
+        return Look(None, figures, away, disks)
 
     return look
 

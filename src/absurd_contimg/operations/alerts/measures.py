@@ -194,14 +194,14 @@ def shortages(look: Look) -> Iterable[Measured]:
 
 def used_share(look: Look) -> Iterable[Measured]:
     """Used part of a disk."""
-    for disk in file_systems(_overview(look).disks):
+    for disk in file_systems(look.disks):
         used = disk.used_share
         yield _disk(disk, used, f"is {100 * (used or 0.0):.1f} % full")
 
 
 def used_inodes_share(look: Look) -> Iterable[Measured]:
     """Used part of the inodes; not measured where a file system has no fixed number of them."""
-    for disk in file_systems(_overview(look).disks):
+    for disk in file_systems(look.disks):
         used = None if disk.free_inodes_share is None else 1.0 - disk.free_inodes_share
         yield _disk(disk, used, f"has used {100 * (used or 0.0):.1f} % of its inodes")
 

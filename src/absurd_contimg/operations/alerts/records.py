@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -11,7 +11,7 @@ from typing import Literal
 from uuid import UUID
 
 from absurd_contimg.history.stage_figures import StageFigures
-from absurd_contimg.operations.overview import SiteOverview
+from absurd_contimg.operations.overview import DiskOverview, SiteOverview
 
 Severity = Literal["warning", "critical"]
 
@@ -27,6 +27,13 @@ class Look:
     figures: StageFigures = field(default_factory=StageFigures)
     away: Mapping[Dependency, str] = field(default_factory=dict)
     """What does not answer, and its error."""
+    local_disks: Sequence[DiskOverview] = ()
+    """Those of this host, where the overview could not be read."""
+
+    @property
+    def disks(self) -> Sequence[DiskOverview]:
+        """All that are known."""
+        return self.local_disks if self.overview is None else self.overview.disks
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,8 @@ class Rule:
     measure: Callable[[Look], Iterable[Measured]]
     needs: frozenset[Dependency] = frozenset()
     """If one of these is away, nothing is measured."""
+    needs_for_all: frozenset[Dependency] = frozenset()
+    """If one of these is away, a subject that is not measured stays as it was."""
 
     def verdict(self, value: float | None) -> Verdict:
         """Whether a value is good or bad."""

@@ -189,7 +189,7 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
             remedy="Workers claim nothing below CONTIMG_DISK_CRITICAL_GB and go on by themselves "
             "when there is room.",
             measure=measures.used_share,
-            needs=_REGISTRY,
+            needs_for_all=_REGISTRY,
         ),
         Rule(
             name="stage-lacks-space",
@@ -218,7 +218,7 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
             source="`alerts.inodes_used_share`",
             remedy="Remove many small files: old scratch and logs.",
             measure=measures.used_inodes_share,
-            needs=_REGISTRY,
+            needs_for_all=_REGISTRY,
         ),
         Rule(
             name="image-noise",

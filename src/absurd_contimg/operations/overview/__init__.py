@@ -4,6 +4,7 @@ from absurd_contimg.operations.overview.read import (
     RECENT_SECONDS,
     read_context,
     read_context_and_groups,
+    read_local_disks,
     read_site,
     read_site_and_context,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "production_site",
     "read_context",
     "read_context_and_groups",
+    "read_local_disks",
     "read_site",
     "read_site_and_context",
 ]

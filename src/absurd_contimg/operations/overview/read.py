@@ -33,7 +33,12 @@ from absurd_contimg.operations.overview.queue_facts import (
     stage_task_states,
     waiting_tasks,
 )
-from absurd_contimg.operations.overview.records import GroupOverview, ServiceOverview, SiteOverview
+from absurd_contimg.operations.overview.records import (
+    DiskOverview,
+    GroupOverview,
+    ServiceOverview,
+    SiteOverview,
+)
 from absurd_contimg.operations.overview.registry_facts import (
     RegistryFacts,
     data_overview,
@@ -111,6 +116,11 @@ async def read_site_and_context(
         shortages=tuple(shortages),
     )
     return overview, context
+
+
+async def read_local_disks(site: Site) -> list[DiskOverview]:
+    """The disks of this host now, without what its database and its registry know."""
+    return await in_thread(read_disks, [], site.settings, datetime.now(UTC).timestamp())
 
 
 async def read_context(site: Site) -> WaitContext:
