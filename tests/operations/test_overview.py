@@ -367,6 +367,18 @@ async def test_what_is_away_becomes_a_problem(settings: Settings, registry: Data
     assert "Mount or create it" in scratch.problem
 
 
+async def test_a_database_that_does_not_answer_is_told_in_whole_sentences(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hang(_backend: MemoryBackend) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(MemoryBackend, "current_time", hang)
+    site = Site("emulator", MemoryBackend(MemoryDatabase()))
+    overview = await read_site(site, database_seconds=0.1)
+    assert "does not answer within 0.1 s. Workers wait" in overview.problems[0]
+
+
 async def test_an_emulator_shows_all_its_queues() -> None:
     memory = MemoryBackend(MemoryDatabase())
     for name in ("a", "b"):

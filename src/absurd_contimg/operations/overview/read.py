@@ -160,7 +160,7 @@ async def _read_queues(
             reads = (read_queue(inspection, name, since, waiting_max) for name in names)
             return now, list(await asyncio.gather(*reads))
     except (BackendError, TimeoutError) as error:
-        reason = str(error) or f"it does not answer within {database_seconds:g} s"
+        reason = str(error) or f"it does not answer within {database_seconds:g} s."
         problems.append(
             f"The tasks cannot be seen: {reason} Workers wait until it is back: contimg doctor."
         )
