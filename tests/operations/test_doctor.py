@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from small_disk import mounted
+from small_disk import make_read_only, mounted
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, server_process
 from absurd_contimg.execution.casa_environment import casa_environment
@@ -186,6 +186,18 @@ def test_names_of_folders_that_cannot_work_are_findings(
         assert not finding.ok
         assert '"\'"' in finding.finding
         assert "--state-dir, which counts beside --folder" in finding.remedy
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_a_folder_on_a_read_only_disk_is_to_be_mounted(site: dict[str, Any]) -> None:
+    """It was to be given to another user, root by root."""
+    with mounted(site["input_dir"] / "disk", 1) as disk:
+        make_read_only(disk)
+        finding = find(diagnose(site | {"scratch_dir": disk}, []), "scratch_dir")
+    assert not finding.ok
+    assert "Read-only file system" in finding.finding
+    assert finding.remedy.startswith("Mount its file system for writing")
+    assert "chown" not in finding.remedy
 
 
 @pytest.mark.usefixtures("_no_software")

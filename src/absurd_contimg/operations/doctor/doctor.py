@@ -6,6 +6,7 @@ It removes what it creates, folders included; it starts no server and changes no
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib.metadata
 import importlib.util
 import os
@@ -33,7 +34,7 @@ from absurd_contimg.config.variables import other_folder
 from absurd_contimg.core.errors import BackendError, BackendUnavailable
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.execution.disk_marks import Watermarks
-from absurd_contimg.execution.disk_usage import disk_usage, size_text
+from absurd_contimg.execution.disk_usage import MOUNT_FOR_WRITING, disk_usage, size_text
 from absurd_contimg.ingest.spawn import find_catalog
 from absurd_contimg.operations.doctor.site_folders import (
     folder_names,
@@ -179,12 +180,12 @@ def _writable_folder(name: str, folder: Path) -> Finding:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
+        own = f"Run: sudo chown {os.geteuid()} {existing}. {other_folder(name)}"
         return Finding(
             False,
             name,
             f"{folder}: cannot write in {existing} ({error.strerror}).",
-            f"Run: sudo chown {os.geteuid()} {existing} (unless it is mounted read-only: see "
-            f"mount). {other_folder(name)}",
+            MOUNT_FOR_WRITING if error.errno == errno.EROFS else own,
         )
     result = "is writable" if existing == folder else f"will be created in {existing}"
     return Finding(True, name, f"{folder} {result}.")
