@@ -59,6 +59,8 @@ def test_emergencies_are_rehearsed_on_a_busy_site(site: BusySite) -> None:
     time.sleep(1.5)
     assert not site.running()
     assert "smoke" in require(site.contimg("queue", "list"))
+    status = require(site.contimg("status"))
+    assert status.count("To go on") == status.count("emergency resume") == 1
     assert_audit_is_clean(site)
     require(site.contimg("emergency", "resume"))
     site.wait("they go on", lambda: set(site.running()) == set(held))

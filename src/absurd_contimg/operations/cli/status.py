@@ -261,8 +261,12 @@ def _show_batches(stats: QueueStats | None) -> None:
 def _show_hindrances(hindrances: Hindrances) -> None:
     for pause in hindrances.pauses:
         resume = state.command(f"queue resume {pause.queue}")
-        text = message_line(f"{pause}. To go on: {resume}")
+        how = "" if pause.ends_running else f" To go on: {resume}"
+        text = message_line(f"{pause}.{how}")
         console.print(f"[yellow]Nothing is claimed:[/] {text}", soft_wrap=True)
+    if any(pause.ends_running for pause in hindrances.pauses):
+        text = message_line(f"To go on after the stop: {state.command('emergency resume')}")
+        console.print(text, soft_wrap=True)
     if hindrances.problem is not None:
         text = message_line(f"{hindrances.problem} {WITHOUT_REGISTRY}.")
         console.print(f"[yellow]The registry could not be asked:[/] {text}", soft_wrap=True)
