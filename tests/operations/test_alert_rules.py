@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from absurd_contimg.config.alerts import AlertsConfig
 from absurd_contimg.errors import SettingError
 from absurd_contimg.history.stage_figures import StageFigures
+from absurd_contimg.operations.alerts import measures
 from absurd_contimg.operations.alerts.evaluator import evaluate
 from absurd_contimg.operations.alerts.records import Alert, Key, Look, Notice
 from absurd_contimg.operations.alerts.rules import all_rules, make_rules
@@ -50,6 +51,17 @@ def disk(**changes: Any) -> tuple[Any, ...]:
 
 def images(*changes: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(replace(sites.IMAGE, **each) for each in changes)
+
+
+def test_an_alert_of_images_that_is_on_its_way_out_names_a_command_and_no_zero() -> None:
+    """The newest image is good again; the alert stays for its hold time."""
+    (noise,) = measures.noisy_images(look(images=images({"noise_jy": 0.001})), AlertsConfig())
+    (flags,) = measures.unflagged_images(look(images=images({"flagged_share": 0.2})))
+    for measured in (noise, flags):
+        assert measured.value == 0
+        assert measured.command == f"contimg history {sites.IMAGE.group}"
+        assert "0 images" not in measured.fact
+        assert measured.fact.startswith("The newest image has good ")
 
 
 def running_for(seconds: float) -> tuple[Any, ...]:

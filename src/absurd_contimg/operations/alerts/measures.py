@@ -292,12 +292,11 @@ def _in_a_row(
         bad.append((image, value))
     image, value = measured[0]
     newest = f"newest: {image.group}" + ("" if unit is None else f" with {value:.3g} {unit}")
-    yield Measured(
-        subject,
-        float(len(bad)),
-        f"{counted(len(bad), 'image')} in a row, {problem} ({newest.strip()}).",
-        f"contimg history {image.group}" if bad else "",
-    )
+    fact = f"{counted(len(bad), 'image')} in a row, {problem}"
+    if not bad:  # an alert that is raised stays for its hold time
+        fact = f"The newest image has good {subject}"
+    command = f"contimg history {image.group}"
+    yield Measured(subject, float(len(bad)), f"{fact} ({newest.strip()}).", command)
 
 
 def slow_factor(look: Look, seconds_min: float) -> Iterable[Measured]:
