@@ -73,6 +73,8 @@ SILENT = {"state": "silent", "seen_seconds_ago": 240.0}
 LOUD, QUIET, BLANK = {"noise_jy": 0.05}, {"noise_jy": 0.005}, {"noise_jy": None}
 OLD_FILES = replace(sites.DATA, newest_file_seconds_ago=1000.0)
 
+READ_ONLY = {"read_only": True, "problem": "/stage on h1 can only be read."}
+
 CASES = [
     ("tasks-failed", look(queues=queue(failed_recently=3, last_failed=sites.TASK))),
     ("enqueued-too-long", look(queues=queue(oldest_claimable_seconds=3700.0))),
@@ -83,6 +85,7 @@ CASES = [
     ("no-new-files", look(data=OLD_FILES)),
     ("disk-fills", look(disks=disk(hours_to_full=5.0))),
     ("disk-full", look(disks=disk(used_share=0.97))),
+    ("disk-read-only", look(disks=disk(**READ_ONLY))),
     ("stage-lacks-space", look(shortages=(sites.SHORTAGE,))),
     ("inodes-full", look(disks=disk(free_inodes_share=0.01))),
     ("image-noise", look(images=images(LOUD, LOUD, BLANK, LOUD, QUIET))),

@@ -89,10 +89,11 @@ def test_thresholds_are_the_defaults_of_our_own_rules() -> None:
 
 
 def test_every_own_rule_has_one_for_prometheus() -> None:
-    """But for those that Prometheus sees by missing metrics, and by quantiles of stages."""
+    """But for those that Prometheus sees by missing metrics, by quantiles of stages, and by
+    `node_filesystem_readonly` of the node exporter."""
     known = {
         re.sub(r"(?<!^)([A-Z])", r"-\1", name).lower().removeprefix("contimg-") for name in RULES
     }
     ours = {rule.name for rule in all_rules(AlertsConfig())}
-    assert ours - known == {"database-away", "registry-away", "stage-slow"}
+    assert ours - known == {"database-away", "registry-away", "stage-slow", "disk-read-only"}
     assert known - ours == {"not-exported"}

@@ -199,6 +199,17 @@ def used_share(look: Look) -> Iterable[Measured]:
         yield _disk(disk, used, f"is {100 * (used or 0.0):.1f} % full")
 
 
+def read_only_disks(look: Look) -> Iterable[Measured]:
+    """1 for a folder whose disk can only be read."""
+    for disk in look.disks:
+        yield Measured(
+            f"{disk.host}:{disk.folder}",
+            1.0 if disk.read_only else 0.0,
+            disk.problem if disk.read_only else f"{disk.folder} on {disk.host} can be written.",
+            "contimg doctor",
+        )
+
+
 def used_inodes_share(look: Look) -> Iterable[Measured]:
     """Used part of the inodes; not measured where a file system has no fixed number of them."""
     for disk in file_systems(look.disks):

@@ -192,6 +192,19 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
             needs_for_all=_REGISTRY,
         ),
         Rule(
+            name="disk-read-only",
+            meaning="1 if the disk of a folder can only be read, on the host that looks",
+            severity="critical",
+            raised=1.0,
+            cleared=0.5,
+            looks=looks,
+            hold_seconds=hold,
+            source="workers claim nothing meanwhile",
+            remedy="Mount it for writing (`mount -o remount,rw`); if it was so, `dmesg` tells why.",
+            measure=measures.read_only_disks,
+            needs_for_all=_REGISTRY,
+        ),
+        Rule(
             name="stage-lacks-space",
             meaning="stages that a full disk has ended in the last hour, in tasks that have not "
             "ended: what they wrote is removed, so that the disk looks well again",

@@ -26,6 +26,7 @@ _FILLING_SHARE_MIN = 0.001
 _OLD_SECONDS = 900.0
 """A sample that is older says little of the disk now."""
 _ANSWER_SECONDS = 2.0
+_READ_ONLY = "can only be read"
 
 
 def folders_of(settings: Settings) -> dict[str, str]:
@@ -91,7 +92,7 @@ def measure(
             failures[folder] = f"cannot be looked at: {error.strerror}. Mount or create it."
             return
         if usage.read_only and roles[folder] != "input":
-            failures[folder] = f"can only be read: nothing goes on. {MOUNT_FOR_WRITING}"
+            failures[folder] = f"{_READ_ONLY}: nothing goes on. {MOUNT_FOR_WRITING}"
             return
         samples[folder] = DiskSample(
             host=host,
@@ -117,8 +118,20 @@ def measure(
 
 
 def _absent(host: str, role: str, folder: str, problem: str) -> DiskOverview:
-    text = f"{folder} on {host} {problem}"
-    return DiskOverview(host, role, folder, "unknown", text, None, None, None, None, None, None)
+    return DiskOverview(
+        host=host,
+        role=role,
+        folder=folder,
+        health="unknown",
+        problem=f"{folder} on {host} {problem}",
+        free_bytes=None,
+        total_bytes=None,
+        used_share=None,
+        free_inodes_share=None,
+        hours_to_full=None,
+        measured_seconds_ago=None,
+        read_only=problem.startswith(_READ_ONLY),
+    )
 
 
 def _disk(

@@ -160,6 +160,8 @@ class DiskOverview:
     hours_to_full: float | None
     """At the rate of the last hours; None where it does not fill, or nobody knows yet."""
     measured_seconds_ago: float | None
+    read_only: bool = False
+    """Though the site writes there."""
 
 
 @dataclass(frozen=True, slots=True)
