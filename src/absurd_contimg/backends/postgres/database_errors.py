@@ -35,6 +35,8 @@ READ_ONLY = (
     "The database takes no changes, as a standby does that was not promoted. Promote it, or name "
     "the primary in ABSURD_DATABASE_URL."
 )
+_NOTIFICATIONS = "NOTIFY"
+"""In the message, in whatever language, if the server's queue of notifications is full (54000)."""
 _NO_CONNECTION_LEFT = re.compile(r"too many (clients|connections)|remaining connection slots")
 _CLOSED = re.compile(r'database (".*") is not currently accepting connections')
 
@@ -104,10 +106,16 @@ def raise_translated(error: psycopg.Error) -> NoReturn:
             raise QueueNotFound(missing_queue(message), state) from error
         case "42501" | "25006":
             raise BackendError(_of_rights(state, message), state) from error
-        case None if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        case _ if _is_unreachable(error):
             raise unavailable(error) from error
-        case str() if state.startswith(_UNREACHABLE_CLASSES):
-            raise unavailable(error) from error
+        case "54000" if _NOTIFICATIONS in message:
+            raise BackendUnavailable(
+                f"The database cannot do this now: {message}. A session that has listened and "
+                "stays in a transaction keeps them. End it (pg_stat_activity shows it as idle in "
+                "transaction; pg_terminate_backend), then free what it kept: "
+                "select pg_notification_queue_usage()",
+                state,
+            ) from error
         case "42703" | "42725" | "42804":
             raise BackendError(
                 f"Absurd's tables or procedures are not as its schema makes them: {message}. Put "
@@ -120,6 +128,12 @@ def raise_translated(error: psycopg.Error) -> NoReturn:
             raise ValueRefused(message, state) from error
         case _:
             raise BackendError(message, state) from error
+
+
+def _is_unreachable(error: psycopg.Error) -> bool:
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.sqlstate.startswith(_UNREACHABLE_CLASSES)
 
 
 def _of_rights(state: str, message: str) -> str:
