@@ -35,6 +35,7 @@ from absurd_contimg.ingest.schedule_actions import ActionStarter
 from absurd_contimg.ingest.schedules import run_due_schedules
 from absurd_contimg.ingest.selection import Selection, read_groups, select_groups
 from absurd_contimg.ingest.spawn import find_catalog
+from absurd_contimg.operations.services.database import make_queue
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.batches import Batch, Batches, BatchState, ItemState
 from absurd_contimg.registry.publications import Publications
@@ -259,7 +260,7 @@ async def enter_batch(
     now = datetime.now(UTC)
     batch_id = batch_id or f"{kind}-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     queue = reprocessing_queue(settings.queue_name)
-    await backend.create_queue(queue)
+    await make_queue(backend, queue)
     task = mosaic.TASK_NAME if kind == "mosaic" else group.TASK_NAME
     rules = FeedRules(task=task, ahead=ahead, cap=cap)
     create_batch(batches, batch_id, kind, queue, rules, items, now, about)

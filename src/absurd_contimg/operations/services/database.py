@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import install_schema
+from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.execution.runner import check_folder_names
@@ -128,7 +129,7 @@ async def initialise(url: str, queue_name: str | None, *, with_stages: bool = Tr
     async with PostgresBackend(url) as backend:
         known = await backend.list_queues()
         for queue in (queue_name, *stages):
-            await backend.create_queue(queue)
+            await make_queue(backend, queue)
     if queue_name in known:
         message = f"{message} Queue {queue_name!r} exists."
     else:
@@ -136,3 +137,9 @@ async def initialise(url: str, queue_name: str | None, *, with_stages: bool = Tr
     if made := [queue for queue in stages if queue not in known]:
         message += f" Made for the stages of the telescope's pipeline: {', '.join(made)}."
     return message
+
+
+async def make_queue(backend: Backend, queue: str) -> None:
+    """Make the queue, or what is missing of it, stored as it is if another client made it."""
+    policy = await backend.get_queue_policy(queue)
+    await backend.create_queue(queue, "unpartitioned" if policy is None else policy.storage_mode)
