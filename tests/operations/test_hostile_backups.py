@@ -10,13 +10,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
@@ -346,3 +347,123 @@ def test_a_backup_of_an_older_server_is_restored(
     ((header, row, *_),) = ran
     assert header == "--  transaction_timeout = 0;"
     assert text in row
+
+
+DEPENDENTS = {
+    "create view reports.v as select * from absurd.t_q": "view reports.v",
+    "create materialized view reports.m as select * from absurd.t_q": "materialized view reports.m",
+    "create table reports.notes (task uuid references absurd.t_q)": "on table reports.notes",
+    "create table reports.of_tasks (task absurd.t_q)": "table reports.of_tasks",
+    "create publication copies for table absurd.t_q": "in publication copies",
+}
+
+
+@pytest.mark.parametrize("statement", DEPENDENTS)
+def test_what_others_built_on_the_tables_is_not_dropped(
+    spawned_url: str, tmp_path: Path, statement: str
+) -> None:
+    """Removing the old tables removed it too, without a word."""
+    registry = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    make_backup(spawned_url, registry, tmp_path / "b", NOW)
+    with psycopg.connect(spawned_url, autocommit=True) as connection:
+        connection.execute("select absurd.spawn_task('q', 'task', '{}')")
+        connection.execute("create schema reports")
+        connection.execute(statement.encode())
+        for force in (False, True):
+            with pytest.raises(SettingError, match=DEPENDENTS[statement]) as refused:
+                restore_backup(spawned_url, registry, tmp_path / "b", force=force)
+            assert "make them again" in str(refused.value)
+        assert tasks(spawned_url) == 4
+        if "publication" in statement:
+            connection.execute("drop publication copies")
+        connection.execute("drop schema reports cascade")
+    restore_backup(spawned_url, registry, tmp_path / "b", force=True)
+    assert tasks(spawned_url) == 3
+
+
+@pytest.fixture
+def role(spawned_url: str) -> Iterator[str]:
+    """A role that can log in, and has no right."""
+    with psycopg.connect(spawned_url, autocommit=True) as connection:
+        connection.execute("create role grafana login password 'grafana'")
+        yield "grafana"
+        connection.execute("drop owned by grafana cascade")
+        connection.execute("drop role grafana")
+
+
+def test_rights_that_go_are_named_before_and_after(
+    spawned_url: str, tmp_path: Path, role: str
+) -> None:
+    """On schema, tables and columns; the statements give them back."""
+    Registry(spawned_url).close()
+    make_backup(spawned_url, spawned_url, tmp_path / "b", NOW)
+    rights = (
+        f"grant usage on schema absurd to {role};",
+        f"grant insert, select on table absurd.t_q to {role};",
+        f"grant select (task_id) on table absurd.r_q to {role};",
+        f"grant select on table contimg.products to {role} with grant option;",
+    )
+    with psycopg.connect(spawned_url, autocommit=True) as connection:
+        for right in rights:
+            connection.execute(right.encode())
+    with pytest.raises(SettingError, match="absurd: rights of grafana on r_q, t_q, the schema"):
+        restore_backup(spawned_url, spawned_url, tmp_path / "b")
+    for _ in range(2):
+        restored = restore_backup(spawned_url, spawned_url, tmp_path / "b", force=True)
+        assert sorted(restored.lost_grants) == sorted(rights)
+        with psycopg.connect(spawned_url, autocommit=True) as connection:
+            for grant in restored.lost_grants:
+                connection.execute(grant.encode())
+    restore_backup(spawned_url, spawned_url, tmp_path / "b", force=True)
+    assert restore_backup(spawned_url, spawned_url, tmp_path / "b", force=True).lost_grants == ()
+
+
+def test_the_command_shows_how_lost_rights_are_given_again(
+    spawned_url: str, tmp_path: Path, role: str
+) -> None:
+    clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+    options = [f"--output-dir={tmp_path / 'products'}", f"--database-url={spawned_url}"]
+    folder = str(tmp_path / "b")
+    right = f"grant select on table absurd.t_q to {role};"
+    with psycopg.connect(spawned_url, autocommit=True) as connection:
+        connection.execute(right.encode())
+    runner = CliRunner(env=clean)
+    assert runner.invoke(app, [*options, "backup", folder]).exit_code == 0
+    restored = runner.invoke(app, [*options, "restore", folder, "--force", "--all-queues"])
+    assert restored.exit_code == 0, restored.exception
+    assert right in restored.output.splitlines()
+
+
+def test_a_table_of_another_role_is_named_with_the_missing_right(
+    spawned_url: str, tmp_path: Path, role: str
+) -> None:
+    """The restoration ended in a traceback, and the backup said that tables are locked."""
+    registry = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    make_backup(spawned_url, registry, tmp_path / "b", NOW)
+    with psycopg.connect(spawned_url, autocommit=True) as connection:
+        connection.execute(f"grant all on schema absurd to {role}".encode())
+        for kind in ("tables", "functions", "sequences"):
+            connection.execute(f"grant all on all {kind} in schema absurd to {role}".encode())
+        connection.execute("create table absurd.dba_notes (x int)")
+    limited = make_conninfo(spawned_url, user=role, password=role)
+    with pytest.raises(SettingError, match=r"select on absurd\.dba_notes of role") as refused:
+        make_backup(limited, registry, tmp_path / "c", NOW)
+    assert "locked" not in str(refused.value)
+    with pytest.raises(SettingError, match=r"delete on absurd\.dba_notes of role"):
+        restore_backup(limited, registry, tmp_path / "b", force=True)
+    with psycopg.connect(spawned_url, autocommit=True) as connection:
+        connection.execute("drop table absurd.dba_notes")
+    make_backup(limited, registry, tmp_path / "c", NOW)
+    with pytest.raises(SettingError, match="must be owner of schema absurd"):
+        restore_backup(limited, registry, tmp_path / "b", force=True)
+    assert tasks(spawned_url) == 3
+
+
+def test_only_a_lock_is_called_a_lock(spawned_url: str, tmp_path: Path, role: str) -> None:
+    """pg_dump may not use the schema: it says so at its first lock."""
+    registry = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    with psycopg.connect(spawned_url, autocommit=True) as connection:
+        connection.execute(f"grant select on all tables in schema absurd to {role}".encode())
+    limited = make_conninfo(spawned_url, user=role, password=role)
+    with pytest.raises(UserError, match="permission denied for schema absurd"):
+        make_backup(limited, registry, tmp_path / "b", NOW)

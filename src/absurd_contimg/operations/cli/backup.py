@@ -85,9 +85,13 @@ def restore(
     registry_url = settings.registry_url
     restored = restore_backup(url, registry_url, folder.absolute(), force=force, check=check)
     note_restored(settings, queue_names(settings.queue_name))
-    text = f"Restored as of {restored.created_at}."
+    text = f"Restored as of {restored.backup.created_at}."
     if not output.is_dir():
         text += f" The products are in no backup: put them into {output}."
     if exists(settings.registry_url):
         text += f" Then: {state.command('registry check')}"
     console.print(message_line(text), soft_wrap=True)
+    if restored.lost_grants:
+        console.print("Other roles have lost their rights on the tables. To give them again:")
+        for statement in restored.lost_grants:
+            console.print(message_line(statement), soft_wrap=True)

@@ -13,6 +13,7 @@ import os
 import sqlite3
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -40,6 +41,15 @@ from absurd_contimg.operations.console import counted, one_line
 from absurd_contimg.operations.maintenance.restoration_guard import (
     locked_for_backup,
     only_restoration,
+)
+from absurd_contimg.operations.maintenance.schema_replacement import (
+    aside_of,
+    describe_grants,
+    grants_of,
+    naming_missing_right,
+    require_no_dependents,
+    require_right_to_copy,
+    require_right_to_replace,
 )
 from absurd_contimg.owned_folders import make_private
 from absurd_contimg.registry.database import Database
@@ -82,6 +92,15 @@ class Backup:
     """ISO 8601, UTC."""
     files: Mapping[str, str]
     """blake2b-160 of each file, in hex."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """What was restored."""
+
+    backup: Backup
+    lost_grants: tuple[str, ...]
+    """The statements that give other roles the rights again that they had on the tables before."""
 
 
 def make_backup(database_url: str, registry_url: str, folder: Path, now: datetime) -> Backup:
@@ -155,7 +174,7 @@ def read_backup(folder: Path) -> Backup:
 
 
 def what_would_go(database_url: str, registry_url: str) -> list[str]:
-    """What a restoration would replace, a sentence for each table with rows."""
+    """What a restoration would replace: each table with rows, and rights of other roles."""
     lines = _rows(database_url, "absurd", ("t_",))
     if not registry_url.startswith(_SQLITE):
         return lines + _rows(registry_url, "contimg", ("",))
@@ -187,13 +206,13 @@ def restore_backup(
     *,
     force: bool = False,
     check: Callable[[], None] | None = None,
-) -> Backup:
+) -> Restoration:
     """Put queue and registry back as they were. Stop the workers first.
 
     `check` is called once no other restoration can change what it sees. Raises `SettingError` if
-    there is anything that would go, unless `force`, and during another restoration or a backup;
-    `UserError` if the backup cannot be read: then all is as it was. Killed in between, it is
-    repeated with `force`.
+    there is anything that would go, unless `force`, if other schemas depend on the tables, and
+    during another restoration or a backup; `UserError` if the backup cannot be read: then all is as
+    it was. Killed in between, it is repeated with `force`.
     """
     noted = read_backup(folder)
     dumped = _REGISTRY_DUMP in noted.files
@@ -206,6 +225,12 @@ def restore_backup(
     with only_restoration(database_url):
         if check is not None:
             check()
+        lost_grants = []
+        for url, schema in _places(database_url, registry_url):
+            with naming_missing_right(schema), Session.connect(url, autocommit=True) as session:
+                require_right_to_replace(session, schema)
+                require_no_dependents(session, schema)
+                lost_grants += [each.statement for each in grants_of(session, schema)]
         going = what_would_go(database_url, registry_url)
         if going and not force:
             raise SettingError(
@@ -213,7 +238,15 @@ def restore_backup(
                 "These would go. To replace them: --force. Back them up before.",
             )
         _replace(database_url, registry_url, folder, noted)
-    return noted
+    return Restoration(noted, tuple(lost_grants))
+
+
+def _places(database_url: str, registry_url: str) -> list[tuple[str, str]]:
+    """The schemas that are replaced, each with the URL of its database."""
+    places = [(database_url, _SCHEMAS[_QUEUE])]
+    if not registry_url.startswith(_SQLITE):
+        places.append((registry_url, _SCHEMAS[_REGISTRY_DUMP]))
+    return places
 
 
 def _replace(database_url: str, registry_url: str, folder: Path, noted: Backup) -> None:
@@ -274,10 +307,13 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 def _dump(url: str, target: Path) -> None:
     schema = _SCHEMAS[target.name]
     bound = f"--lock-wait-timeout={lock_holders.LOCK_SECONDS:g}s"
+    start = time.monotonic()
     try:
         _run("pg_dump", url, "--format=custom", bound, f"--schema={schema}", f"--file={target}")
     except SettingError as error:
-        if "Query was: LOCK TABLE" not in str(error):
+        # Its first lock also fails for other reasons, at once, and in the server's language.
+        waited = time.monotonic() - start >= lock_holders.LOCK_SECONDS
+        if not waited or "Query was: LOCK TABLE" not in str(error):
             raise
         raise lock_holders.tables_locked(url, error, schema) from error
 
@@ -286,7 +322,7 @@ def _dump(url: str, target: Path) -> None:
 def _loaded(url: str, source: Path) -> Iterator[None]:
     """Put a dump in the place of its schema; what was there is put back if the block fails."""
     schema = _SCHEMAS[source.name]
-    aside = f"{schema}_before_restoration"
+    aside = aside_of(schema)
     with _bounded_session(url, schema) as session:
         if _exists(session, schema):  # else a restoration was killed, and what is aside counts
             with session.transaction():
@@ -294,6 +330,7 @@ def _loaded(url: str, source: Path) -> Iterator[None]:
                     # It is removed at the end, which may not wait for somebody who uses it.
                     lock = sql.SQL("lock table {} in access exclusive mode")
                     session.execute(lock.format(sql.Identifier(schema, name)))
+                require_no_dependents(session, schema)  # nobody can make one now
                 session.execute(f"drop schema if exists {aside} cascade".encode())
                 session.execute(f"alter schema {schema} rename to {aside}".encode())
         try:
@@ -319,6 +356,7 @@ def _bounded_session(url: str, schema: str) -> Iterator[Session]:
     """A session that waits for a lock within a bound; any lock keeps a table from being removed."""
     with (
         lock_holders.naming_holders(url, schema, weakest=0),
+        naming_missing_right(schema),
         Session.connect(url, autocommit=True) as session,
     ):
         session.execute(lock_holders.bound_of_locks(session))
@@ -348,7 +386,7 @@ def _restore(url: str, server_version: int, source: Path) -> None:
 
 
 def _require_schema(url: str, schema: str, what: str, variable: str) -> None:
-    """Raise `MissingInputError` where there is nothing to copy: pg_dump tells no cause."""
+    """Raise `UserError` where nothing is there, or may be copied: pg_dump tells no cause."""
     with suppress(psycopg.OperationalError), Session.connect(url) as session:  # the copy names it
         if not _exists(session, schema):
             raise MissingInputError(
@@ -356,6 +394,7 @@ def _require_schema(url: str, schema: str, what: str, variable: str) -> None:
                 "nothing is copied.",
                 f"Check {variable}. In a new database: contimg db init",
             )
+        require_right_to_copy(session, schema)
 
 
 def _exists(session: Session, schema: str) -> bool:
@@ -397,7 +436,7 @@ def _parameters(url: str) -> tuple[dict[str, str], str | None]:
 
 
 def _rows(url: str, schema: str, prefixes: tuple[str, ...]) -> list[str]:
-    """The tables of a schema that have rows, and how many."""
+    """The tables of a schema that have rows, with their number, and rights of other roles."""
     lines = []
     with _bounded_session(url, schema) as session:
         for (name,) in session.execute(_TABLES, (schema,)).fetchall():
@@ -407,7 +446,7 @@ def _rows(url: str, schema: str, prefixes: tuple[str, ...]) -> list[str]:
             ((rows,),) = session.execute(count).fetchall()
             if rows:
                 lines.append(f"{schema}: {counted(rows, 'row')} of {name}")
-    return lines
+        return lines + describe_grants(schema, grants_of(session, schema))
 
 
 def _digest(path: Path) -> str:

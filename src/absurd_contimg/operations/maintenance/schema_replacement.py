@@ -1,0 +1,195 @@
+"""What a restoration would take from other roles when it replaces a schema, and may not replace.
+
+Postgres removes with a table what depends on it, and the rights that were given on it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import LiteralString
+
+import psycopg
+from psycopg.rows import class_row
+
+from absurd_contimg.backends.postgres.sessions import Session
+from absurd_contimg.errors import SettingError
+
+_LISTED = 10
+_DEPENDENTS: LiteralString = """
+with own as (
+  select oid from pg_catalog.pg_namespace where nspname = any(%(schemas)s)
+), members as (
+  select 'pg_catalog.pg_class'::regclass as class, c.oid
+    from pg_catalog.pg_class c join own on c.relnamespace = own.oid
+  union all
+  select 'pg_catalog.pg_proc'::regclass, p.oid
+    from pg_catalog.pg_proc p join own on p.pronamespace = own.oid
+  union all
+  select 'pg_catalog.pg_type'::regclass, t.oid
+    from pg_catalog.pg_type t join own on t.typnamespace = own.oid
+)
+select distinct case when rule.oid is null
+         then pg_catalog.pg_describe_object(d.classid, d.objid, 0)
+         else pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, rule.ev_class, 0) end
+  from pg_catalog.pg_depend d
+  join members m on m.class = d.refclassid and m.oid = d.refobjid
+  left join pg_catalog.pg_rewrite rule
+    on d.classid = 'pg_catalog.pg_rewrite'::regclass and rule.oid = d.objid
+  left join pg_catalog.pg_constraint k
+    on d.classid = 'pg_catalog.pg_constraint'::regclass and k.oid = d.objid
+  left join pg_catalog.pg_attrdef a
+    on d.classid = 'pg_catalog.pg_attrdef'::regclass and a.oid = d.objid
+  left join pg_catalog.pg_trigger g
+    on d.classid = 'pg_catalog.pg_trigger'::regclass and g.oid = d.objid
+  left join pg_catalog.pg_policy y
+    on d.classid = 'pg_catalog.pg_policy'::regclass and y.oid = d.objid
+  left join pg_catalog.pg_class c
+    on c.oid = coalesce(rule.ev_class, k.conrelid, a.adrelid, g.tgrelid, y.polrelid,
+         case when d.classid = 'pg_catalog.pg_class'::regclass then d.objid end)
+  left join pg_catalog.pg_proc p
+    on d.classid = 'pg_catalog.pg_proc'::regclass and p.oid = d.objid
+  left join pg_catalog.pg_type t
+    on d.classid = 'pg_catalog.pg_type'::regclass and t.oid = d.objid
+ where d.deptype in ('n', 'a')
+   and (coalesce(c.relnamespace, p.pronamespace, t.typnamespace) not in (select oid from own)
+        or d.classid = 'pg_catalog.pg_publication_rel'::regclass)
+ order by 1
+"""
+"""Of two that depend on each other, what is within the schema is not named, nor is what Postgres
+made itself for a table, as that for its long values."""
+
+_GRANTS: LiteralString = """
+with given as (
+  select 'the schema' as name, 'schema ' || quote_ident(%(schema)s) as object,
+         null as attribute, n.nspowner as owner, n.nspacl as acl
+    from pg_catalog.pg_namespace n where n.nspname = any(%(schemas)s)
+  union all
+  select c.relname, case c.relkind when 'S' then 'sequence ' else 'table ' end
+           || quote_ident(%(schema)s) || '.' || quote_ident(c.relname), null, c.relowner, c.relacl
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+   where n.nspname = any(%(schemas)s) and c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
+  union all
+  select c.relname, 'table ' || quote_ident(%(schema)s) || '.' || quote_ident(c.relname),
+         a.attname, c.relowner, a.attacl
+    from pg_catalog.pg_attribute a join pg_catalog.pg_class c on c.oid = a.attrelid
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+   where n.nspname = any(%(schemas)s) and a.attacl is not null and not a.attisdropped
+)
+select distinct name,
+       case r.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(r.grantee)) end as role,
+       'grant ' || string_agg(lower(r.privilege_type)
+           || coalesce(' (' || quote_ident(attribute) || ')', ''), ', ' order by r.privilege_type)
+         || ' on ' || object || ' to '
+         || case r.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(r.grantee)) end
+         || case when r.is_grantable then ' with grant option' else '' end || ';' as statement
+  from given, pg_catalog.aclexplode(acl) r
+ where r.grantee <> owner
+ group by name, object, attribute, r.grantee, r.is_grantable
+ order by 2, 1, 3
+"""
+
+_WITHOUT_RIGHT: LiteralString = """
+select quote_ident(n.nspname) || '.' || quote_ident(c.relname),
+       quote_ident(pg_get_userbyid(c.relowner)), quote_ident(current_user)
+  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+ where n.nspname = any(%s) and c.relkind = any(%s)
+   and not (c.relispartition and %s) and not has_table_privilege(c.oid, %s)
+ order by 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Rights of a role on one thing in a schema."""
+
+    name: str
+    """Of the table or sequence, or "the schema"."""
+    role: str
+    statement: str
+    """What gives them again."""
+
+
+def aside_of(schema: str) -> str:
+    """The name that a schema has while another takes its place."""
+    return f"{schema}_before_restoration"
+
+
+def require_no_dependents(session: Session, schema: str) -> None:
+    """Raise `SettingError` if something outside a schema would be removed with it."""
+    values = {"schemas": [schema, aside_of(schema)]}
+    names = [name for (name,) in session.execute(_DEPENDENTS, values).fetchall()]
+    if names:
+        raise SettingError(
+            f"What depends on the schema {schema} would be removed with its tables, and is in no "
+            f"backup: {_joined(names)}.",
+            "Save their definitions, drop or move them, then contimg restore again; after it, make "
+            "them again.",
+        )
+
+
+def require_right_to_copy(session: Session, schema: str) -> None:
+    """Raise `SettingError` if a table of a schema may not be read."""
+    for table, owner, user in _without_right(
+        session, [schema], "rpS", "select", of_partitions=True
+    ):
+        raise SettingError(
+            f"The user {user} lacks the right select on {table} of role {owner}, so the schema "
+            f"{schema} cannot be copied.",
+            f"As {owner} or a superuser: grant select on {table} to {user}; or move it: "
+            f"alter table {table} set schema public",
+        )
+
+
+def require_right_to_replace(session: Session, schema: str) -> None:
+    """Raise `SettingError` if a table of a schema may not be locked, as before its removal."""
+    schemas = [schema, aside_of(schema)]
+    for table, owner, user in _without_right(session, schemas, "rp", "update, delete, truncate"):
+        raise SettingError(
+            f"The user {user} has none of the rights update, truncate and delete on {table} of "
+            f"role {owner}, so the schema {schema} cannot be replaced.",
+            f"As {owner} or a superuser, move it: alter table {table} set schema public",
+        )
+
+
+def _without_right(
+    session: Session, schemas: list[str], kinds: str, right: str, *, of_partitions: bool = False
+) -> list[tuple[str, str, str]]:
+    """Table, owner and user of each table; a partition is locked with its table, but copied."""
+    values = (schemas, list(kinds), not of_partitions, right)
+    return session.execute(_WITHOUT_RIGHT, values).fetchall()
+
+
+def grants_of(session: Session, schema: str) -> list[Grant]:
+    """The rights on a schema and its tables that others than the owners have."""
+    values = {"schema": schema, "schemas": [schema, aside_of(schema)]}
+    return session.cursor(row_factory=class_row(Grant)).execute(_GRANTS, values).fetchall()
+
+
+def describe_grants(schema: str, grants: Iterable[Grant]) -> list[str]:
+    """A line for each role."""
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for grant in grants:
+        if grant.name not in names[grant.role]:
+            names[grant.role].append(grant.name)
+    return [f"{schema}: rights of {role} on {_joined(names[role], ', ')}" for role in names]
+
+
+@contextmanager
+def naming_missing_right(schema: str) -> Iterator[None]:
+    """Raise `SettingError` where the user lacks a right, with the server's words."""
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SettingError(
+            f"The database's user lacks a right on the schema {schema}: "
+            f"{error.diag.message_primary or error}.",
+            "Name its owner in the URL, or grant the right.",
+        ) from error
+
+
+def _joined(names: list[str], separator: str = "; ") -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return separator.join(names[:_LISTED]) + more
