@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from forked_programs import run_program
 
-from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.backends.postgres import EmbeddedPostgres, server_process
 from absurd_contimg.operations.cli.main import given_path
 
 
@@ -86,6 +87,23 @@ def test_stopping_says_what_was_stopped(database_url: str) -> None:
         assert f"The private Postgres in {folder} is stopped." in stopped
         again = contimg(root, "db", "stop").stdout
         assert f"Nothing was stopped: the private Postgres in {folder} does not run" in again
+
+
+def test_a_server_of_another_container_is_not_said_to_be_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It holds its lock, and has no process here."""
+    monkeypatch.setattr(server_process, "_LAST_PROCESS_SECONDS", 0.2)
+    with TemporaryDirectory() as name:  # short, for the path of a socket
+        root = Path(name)
+        contimg(root, "db", "init")
+        contimg(root, "db", "stop")
+        with (root / "state" / "postgres" / "server.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            shown = contimg(root, "db", "stop")
+    assert shown.returncode == 1
+    assert "runs on another host or in another container" in shown.stderr
+    assert "Nothing was stopped" not in shown.stdout
 
 
 def test_database_without_the_schema_says_what_to_run(

@@ -279,6 +279,7 @@ def db_stop() -> None:
             "--database-url), which contimg neither starts nor stops."
         )
     elif server.exists():
+        server.require_not_elsewhere()
         console.out(f"Nothing was stopped: the private Postgres in {folder} does not run.")
     else:
         console.out(
