@@ -48,6 +48,10 @@ _SIGN_OF_LIFE_SECONDS = 0.5
 """and is given up after this time: a new connection takes a few milliseconds."""
 _CANCEL_SECONDS = 2.0
 _LIFETIME_SECONDS = 3600.0
+_READING = ("get_", "current_time")
+"""How the names of Absurd's procedures begin that change nothing."""
+_MAY_BE_MADE = "The change may be made all the same: see contimg status before you repeat it."
+"""A commit that waits for a standby in vain is kept."""
 
 
 class BoundedConnection(AsyncSession):
@@ -124,11 +128,19 @@ class Connections:
         self._idle.clear()
 
     @asynccontextmanager
-    async def connection(self, mode: LiteralString = "") -> AsyncIterator[AsyncSession]:
-        """A connection for a bounded time; in autocommit mode, or a transaction of this mode."""
+    async def connection(
+        self, mode: LiteralString = "", *, changes: bool = False
+    ) -> AsyncIterator[AsyncSession]:
+        """A connection for a bounded time; in autocommit mode, or a transaction of this mode.
+
+        With `changes`, the error for want of an answer says that the change may be made.
+        """
+        sentences = [f"The database did not answer within {_CALL_SECONDS:g} s."]
         try:
             async with asyncio.timeout(_CALL_SECONDS), self._slots:
                 connection = await self._take()
+                if changes:
+                    sentences.append(_MAY_BE_MADE)
                 try:
                     if mode or connection.pooled:
                         async with _transaction(connection, mode or READ_WRITE):
@@ -139,9 +151,7 @@ class Connections:
                     self._give_back(connection)
         except TimeoutError as error:
             holders = name_holders(await find_lock_holders(self._url))
-            raise BackendUnavailable(
-                f"The database did not answer within {_CALL_SECONDS:g} s. {holders}".strip()
-            ) from error
+            raise BackendUnavailable(" ".join([*sentences, holders]).strip()) from error
         except psycopg.Error as error:
             raise_translated(error)
 
@@ -191,7 +201,7 @@ class Connections:
 
     async def call(self, procedure: str, *arguments: object) -> Any:
         """The single value that one of Absurd's procedures returns."""
-        async with self.connection() as connection:
+        async with self.connection(changes=not procedure.startswith(_READING)) as connection:
             cursor = await connection.execute(_call_of(procedure, len(arguments)), arguments)
             ((value,),) = await cursor.fetchall()
             return value
@@ -199,7 +209,8 @@ class Connections:
     async def rows_of(self, record: type[_Row], procedure: str, *arguments: object) -> list[_Row]:
         """The rows that one of Absurd's procedures returns."""
         query = _call_of(procedure, len(arguments), selected(record))
-        return await self.rows(record, query, *arguments)
+        changes = not procedure.startswith(_READING)
+        return await self.rows(record, query, *arguments, changes=changes)
 
     async def row_of(self, record: type[_Row], procedure: str, *arguments: object) -> _Row:
         """The single row that one of Absurd's procedures always returns."""
@@ -207,10 +218,14 @@ class Connections:
         return row
 
     async def rows(
-        self, record: type[_Row], query: sql.Composed | bytes, *arguments: object
+        self,
+        record: type[_Row],
+        query: sql.Composed | bytes,
+        *arguments: object,
+        changes: bool = False,
     ) -> list[_Row]:
         """The rows of a query."""
-        async with self.connection() as connection:
+        async with self.connection(changes=changes) as connection:
             cursor = connection.cursor(row_factory=class_row(record))
             await cursor.execute(query, arguments)
             return await cursor.fetchall()
