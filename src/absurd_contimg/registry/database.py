@@ -42,6 +42,7 @@ from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.manifest import relocated
 from absurd_contimg.registry.column_values import column_json
+from absurd_contimg.registry.lost_registry import is_there, require_not_lost
 from absurd_contimg.registry.models import LAST_SCHEMA_VERSION, SchemaVersion
 from absurd_contimg.registry.stored_types import unreadable_row
 from absurd_contimg.registry.trouble import REBUILD, trouble_of_file, trouble_of_server
@@ -116,10 +117,18 @@ def chunks(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
 class Database:
     """The registry's tables behind a URL or a path to an SQLite file."""
 
-    def __init__(self, url: str | Path, *, output_dir: Path | None = None) -> None:
-        """Paths below `output_dir` are kept relative to it, so that it may move."""
+    def __init__(
+        self, url: str | Path, *, output_dir: Path | None = None, may_be_new: bool = False
+    ) -> None:
+        """Paths below `output_dir` are kept relative to it, so that it may move.
+
+        Tables are made if missing. Without `may_be_new`, a file that the site of `output_dir` has
+        had, and that is gone, raises `RegistryDamagedError`.
+        """
         self._engine = _engine(url)
         self.output_dir = None if output_dir is None else str(output_dir)
+        if output_dir is not None and not self._is_postgres and not may_be_new:
+            require_not_lost(Path(self._place), output_dir)
         try:
             with self._naming_trouble():
                 self._install()
@@ -323,10 +332,15 @@ def _make_private_file(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
-def exists(url: str) -> bool:
+def exists(url: str, *, output_dir: Path | None = None) -> bool:
     """Whether a registry may be there: a file can be looked for. Raises as `Database` does."""
     parsed = _engine(url).url
-    return not parsed.drivername.startswith("sqlite") or Path(parsed.database or "").exists()
+    if not parsed.drivername.startswith("sqlite"):
+        return True
+    path = Path(parsed.database or "")
+    if output_dir is not None:
+        require_not_lost(path, output_dir)
+    return is_there(path)
 
 
 def _engine(url: str | Path) -> Engine:

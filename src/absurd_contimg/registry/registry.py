@@ -104,12 +104,13 @@ class Registry:
         output_dir: Path | None = None,
         declination_tolerance_deg: float = 5.0,
         reach_hours: float = 12.0,
+        may_be_new: bool = False,
     ) -> None:
         """The two limits decide which calibrations may serve a group (`CalibrationConfig`).
 
-        Paths below `output_dir` are kept relative to it, so that it may move.
+        For `output_dir` and `may_be_new` see `Database`.
         """
-        self.database = Database(url, output_dir=output_dir)
+        self.database = Database(url, output_dir=output_dir, may_be_new=may_be_new)
         """For the functions of the registry's other subjects: windows, batches and so on."""
         self.publications = Publications(self.database)
         self._declination_tolerance_deg = declination_tolerance_deg

@@ -178,10 +178,9 @@ def metrics(
 
 def _raised(settings: Settings) -> list[RaisedAlert]:
     from absurd_contimg.operations.alerts import read_alerts
-    from absurd_contimg.operations.services import open_tables
-    from absurd_contimg.registry.database import exists
+    from absurd_contimg.operations.services import has_registry, open_tables
 
-    if not exists(settings.registry_url):
+    if not has_registry(settings):
         return []
     with open_tables(settings) as database:
         return read_alerts(database)

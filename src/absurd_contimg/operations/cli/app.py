@@ -261,9 +261,13 @@ def with_site(
     settings: Settings, work: Callable[[Backend], Awaitable[_T]], *, create: bool = True
 ) -> _T:
     """`with_backend` for what changes tasks or products: refused with another site's registry."""
-    from absurd_contimg.operations.services import require_registry_of_site  # noqa: PLC0415 - slow
+    from absurd_contimg.operations.services import (  # noqa: PLC0415 - slow
+        has_registry,
+        require_registry_of_site,
+    )
 
     require_registry_of_site(settings)
+    has_registry(settings)  # raises where it is gone
     return with_backend(settings, work, create=create)
 
 
@@ -297,9 +301,10 @@ def with_actions(settings: Settings, work: Callable[[Actions], Awaitable[_T]]) -
 
 def require_registry(settings: Settings) -> None:
     """Raise `MissingInputError` without one: an empty list would be good news about nothing."""
-    from absurd_contimg.registry.database import exists  # noqa: PLC0415 - slow
 
-    if not exists(settings.registry_url):
+    from absurd_contimg.operations.services import has_registry  # noqa: PLC0415 - slow
+
+    if not has_registry(settings):
         place = without_password(settings.registry_url).removeprefix("sqlite:///")
         raise MissingInputError(
             f"There is no registry yet at {place}.",
@@ -356,11 +361,10 @@ async def find_tasks(backend: Inspection, settings: Settings, name: str) -> list
 
 def _why_no_task(settings: Settings, name: str) -> str | None:
     """The state of a group that the registry knows; None of one that it does not."""
-    from absurd_contimg.operations.services import open_tables  # noqa: PLC0415 - slow
-    from absurd_contimg.registry.database import exists  # noqa: PLC0415
+    from absurd_contimg.operations.services import has_registry, open_tables  # noqa: PLC0415 - slow
     from absurd_contimg.registry.ingestion import IngestionTables  # noqa: PLC0415
 
-    if not exists(settings.registry_url):
+    if not has_registry(settings):
         return None
     with open_tables(settings) as database:
         for group in IngestionTables(database).groups(group_id=name):

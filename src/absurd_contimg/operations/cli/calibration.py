@@ -45,7 +45,9 @@ def plan(
 
     settings = state.settings()
     require_registry(settings)
-    with closing(Registry(settings.registry_url)) as registry:
+    with closing(
+        Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
+    ) as registry:
         groups, improvements = planned_improvements(registry, settings.pipeline, caltables)
         ids = {each.use.group_id for each in improvements}
         windows = find_dependents(registry, [g for g in groups if g.group_id in ids]).windows

@@ -73,13 +73,12 @@ def drain(
 def resume(only: _Queues = None) -> None:
     """Let workers claim again from all queues that are stopped or paused."""
     from absurd_contimg.operations.maintenance import resume_queues
-    from absurd_contimg.operations.services import enter_stop_notes, open_tables
-    from absurd_contimg.registry.database import exists
+    from absurd_contimg.operations.services import enter_stop_notes, has_registry, open_tables
     from absurd_contimg.registry.queue_pauses import QueuePauses
 
     settings = state.settings()
     enter_stop_notes(settings)
-    if not exists(settings.registry_url):
+    if not has_registry(settings):
         console.print("No queue is paused.")
         return
     with open_tables(settings) as database:

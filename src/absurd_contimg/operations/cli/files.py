@@ -209,12 +209,11 @@ def _known(settings: Settings, wrong: dict[str, str]) -> dict[Path, str]:
 
     What is wrong of a product counts if it is not read.
     """
-    from absurd_contimg.operations.services import is_gone, open_registry
+    from absurd_contimg.operations.services import has_registry, is_gone, open_registry
     from absurd_contimg.products.store import why_unread
-    from absurd_contimg.registry.database import exists
 
     try:
-        if not exists(settings.registry_url):
+        if not has_registry(settings):
             return {}
         with closing(open_registry(settings)) as registry:
             output_dir = settings.pipeline.paths.output_dir

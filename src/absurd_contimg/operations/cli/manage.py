@@ -198,7 +198,9 @@ def quarantine_list(as_json: AsJson = False) -> None:
 
     settings = state.settings()
     shared.require_registry(settings)
-    with closing(Registry(settings.registry_url)) as registry:
+    with closing(
+        Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
+    ) as registry:
         groups = registry.groups(GroupStatus.QUARANTINED)
     if as_json:
         shared.print_json([{"group": each.group_id, "reason": each.reason} for each in groups])
@@ -218,7 +220,9 @@ def quarantine_release(group: GroupName, reason: Reason = "") -> None:
 
     async def release_group(actions: Actions) -> SpawnedTask:
         history = await shared.find_task(actions.backend, settings, group)
-        with closing(Registry(settings.registry_url)) as registry:
+        with closing(
+            Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
+        ) as registry:
             return await actions.release(registry, group, history, reason)
 
     _show_retried(shared.with_actions(settings, release_group))

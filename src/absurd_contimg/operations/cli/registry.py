@@ -113,7 +113,7 @@ def rebuild(
     from absurd_contimg.registry.consistency import enter_publications
 
     settings = state.settings()
-    with _registry(settings) as (registry, output_dir):
+    with _registry(settings, may_be_new=True) as (registry, output_dir):
         report = registry.rebuild(output_dir, may_be_empty=empty)
         published = enter_publications(
             registry.database, settings.pipeline.paths.published, output_dir
@@ -175,7 +175,7 @@ def _unix_seconds(text: str, name: str) -> int:
 
 
 @contextmanager
-def _registry(settings: Settings) -> Iterator[tuple[Registry, Path]]:
+def _registry(settings: Settings, *, may_be_new: bool = False) -> Iterator[tuple[Registry, Path]]:
     """The registry and the output folder; `MissingInputError` if the latter is not there."""
     from absurd_contimg.registry import Registry
 
@@ -187,6 +187,7 @@ def _registry(settings: Settings) -> Iterator[tuple[Registry, Path]]:
         output_dir=output_dir,
         declination_tolerance_deg=calibration.declination_tolerance_deg,
         reach_hours=calibration.reach_hours,
+        may_be_new=may_be_new,
     )
     try:
         yield registry, output_dir

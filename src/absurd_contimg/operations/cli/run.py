@@ -243,7 +243,9 @@ async def _spawn(
 
     await require_own_site(backend, settings, [settings.queue_name], joins=False)
     make_private(settings.pipeline.paths.state_dir)
-    with closing(Registry(settings.registry_url)) as registry:
+    with closing(
+        Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
+    ) as registry:
         tables = GivenTables(registry.database)
         records = ActionRecords(tables, operator_name(), "command line")
         spawned = await spawn_groups(

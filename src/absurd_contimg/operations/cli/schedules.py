@@ -127,13 +127,12 @@ def add(
 @schedule_app.command()
 def remove(name: Annotated[str, typer.Argument(help="The schedule.")]) -> None:
     """Remove a schedule; what it has started goes on."""
-    from absurd_contimg.operations.services import open_tables
-    from absurd_contimg.registry.database import exists
+    from absurd_contimg.operations.services import has_registry, open_tables
     from absurd_contimg.registry.schedules import Schedules
 
     settings = state.settings()
     removed, names = False, []
-    if exists(settings.registry_url):
+    if has_registry(settings):
         with open_tables(settings) as database:
             removed = Schedules(database).remove(name)
             names = [each.name for each in Schedules(database).schedules()]

@@ -12,8 +12,8 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.errors import BackendUnavailable, QueueNotFound
 from absurd_contimg.ingest.batches import pipeline_queues
-from absurd_contimg.operations.services import open_backend
-from absurd_contimg.registry.database import Database, exists
+from absurd_contimg.operations.services import has_registry, open_backend
+from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.lost_database import lost_database
 from absurd_contimg.settings import Settings
 
@@ -37,10 +37,10 @@ class Site:
         Blocks for a moment. Raises `AwayError` while they cannot be opened; ask again later.
         """
         with self._lock:
-            if self.database is None and self.settings is not None:
-                url, paths = self.settings.registry_url, self.settings.pipeline.paths
-                if exists(url):
-                    self.database = Database(url, output_dir=paths.output_dir)
+            settings = self.settings
+            if self.database is None and settings is not None and has_registry(settings):
+                output_dir = settings.pipeline.paths.output_dir
+                self.database = Database(settings.registry_url, output_dir=output_dir)
             return self.database
 
     async def queues(self) -> list[str]:

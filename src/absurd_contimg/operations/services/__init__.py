@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         SiteTables,
         Tables,
         enter_stop_notes,
+        has_registry,
         open_tables,
         read_hindrances,
     )
@@ -130,6 +131,7 @@ __all__ = [
     "find_source",
     "follow",
     "given_worker_id",
+    "has_registry",
     "initialise",
     "is_gone",
     "light_curve",

@@ -17,11 +17,18 @@ from absurd_contimg.registry.stop_notes import StopNotes
 from absurd_contimg.settings import Settings
 
 
+def has_registry(settings: Settings) -> bool:
+    """Whether a registry may be there; raises `AwayError` where that of the site is gone."""
+    return exists(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
+
+
 @contextmanager
 def open_tables(settings: Settings) -> Iterator[Database]:
-    """The tables, which are made if they are missing."""
-    make_private(settings.pipeline.paths.state_dir)
-    with closing(Database(settings.registry_url)) as database:
+    """The tables, made if the site never had any; raises `AwayError` where they are gone."""
+    has_registry(settings)  # before it makes a folder
+    paths = settings.pipeline.paths
+    make_private(paths.state_dir)
+    with closing(Database(settings.registry_url, output_dir=paths.output_dir)) as database:
         yield database
 
 
@@ -38,9 +45,9 @@ class Hindrances:
 def read_hindrances(settings: Settings) -> Hindrances:
     """The pauses and slots; none where there is no registry yet."""
     stops = StopNotes(settings.pipeline.paths.output_dir).stops()
-    if not exists(settings.registry_url):
-        return Hindrances(tuple(stops))
     try:
+        if not has_registry(settings):
+            return Hindrances(tuple(stops))
         with open_tables(settings) as database:
             pauses, slots = QueuePauses(database).pauses(), ResourceSlots(database).slots()
     except AwayError as error:
@@ -108,7 +115,7 @@ class SiteTables:
 
     def existing(self) -> Database | None:
         """The tables, None where there are none yet."""
-        if self._database is None and not exists(self._settings.registry_url):
+        if self._database is None and not has_registry(self._settings):
             return None
         return self.made()
 
@@ -116,6 +123,7 @@ class SiteTables:
         """The tables, made where there are none."""
         with self._lock:
             if self._database is None:
+                has_registry(self._settings)  # before it makes a folder
                 paths = self._settings.pipeline.paths
                 make_private(paths.state_dir)
                 url = self._settings.registry_url

@@ -91,6 +91,8 @@ async def require_own_site(
     if recorded.keys() != set(queues):
         others = [each for each in everything.values() if each.queue_name not in recorded]
         await asyncio.to_thread(_require_joins_others, settings, place, others)
+    # What was lost is named before anything is made.
+    await asyncio.to_thread(exists, settings.registry_url, output_dir=place.folder)
     if not joins:
         return
     known = next((each.site for each in recorded.values()), None)

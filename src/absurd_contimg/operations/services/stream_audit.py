@@ -12,9 +12,8 @@ from absurd_contimg.history.invariants.check import (
     find_violations,
 )
 from absurd_contimg.ingest.stream_observation import observe_stream
-from absurd_contimg.operations.services.registry_tables import open_tables
+from absurd_contimg.operations.services.registry_tables import has_registry, open_tables
 from absurd_contimg.registry.batches import Batches
-from absurd_contimg.registry.database import exists
 from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.publications import Publications
 from absurd_contimg.settings import Settings
@@ -26,7 +25,7 @@ def audit_stream(
     queue_created_at: datetime | None = None,
 ) -> list[Violation]:
     """The violations in what the registry holds beside these tasks; none without a registry."""
-    if not exists(settings.registry_url):
+    if not has_registry(settings):
         return []
     with open_tables(settings) as database:
         observed = observe_stream(

@@ -176,7 +176,7 @@ async def serve(
             make_stage_server(settings.pipeline, registry, scratch) as server,
         ):
             sweep_scratch(scratch_dir)
-            if registry.is_empty():  # a new site, or a registry that was lost
+            if registry.is_empty():  # a new site, or one whose loss was accepted
                 enter_products(registry, settings.pipeline.paths.output_dir)
             folder_gate = SiteGate(settings.pipeline.paths.output_dir)
             stops = StopNotes(settings.pipeline.paths.output_dir)
