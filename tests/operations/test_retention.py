@@ -205,6 +205,37 @@ def test_groups_with_images_keep_their_time_when_their_data_are_gone(
     assert imaged_groups(site[0].database, 61065, 61067) == before
 
 
+def test_a_product_with_files_of_somebody_else_stays_and_is_named(
+    site: tuple[Registry, Path],
+) -> None:
+    """Also one that gets them after the plan was made; they stay as they are."""
+    registry, output_dir = site
+    early, late, *others = plan_retention(registry, CONFIG, NOTHING, after(31)).removed
+    note = early.folder / "operator-notes.txt"
+    note.write_text("bad antenna")
+    plot = late.folder / "plots" / "f.txt"
+    (early.folder / "link").symlink_to(output_dir)
+    plan = plan_retention(registry, CONFIG, NOTHING, after(31))
+    plot.parent.mkdir()
+    plot.write_text("a plot")
+    assert plan.removed == [late, *others]
+    assert [each.folder for each in plan.kept] == [early.folder]
+    assert "link" in (plan.kept[0].kept or "")
+    (early.folder / "link").unlink()
+    plan = replace(plan, old=(early, late, *others))
+    report = run_retention(registry, output_dir, plan, Needs, after(31))
+    assert [each.folder for each in report.kept] == [early.folder, late.folder]
+    for product, name in zip(report.kept, ("operator-notes.txt", "plots/f.txt"), strict=True):
+        expected = f"it holds {name}, which its manifest does not list: move that away"
+        assert product.kept == expected
+    assert list(report.removed) == others
+    assert (note.read_text(), plot.read_text()) == ("bad antenna", "a plot")
+    for path in (note, plot):
+        path.unlink()
+    assert len(run(site, 31).removed) == 2
+    assert_in_accord(site)
+
+
 def test_what_is_needed_by_the_time_of_its_removal_is_put_back(
     site: tuple[Registry, Path],
 ) -> None:

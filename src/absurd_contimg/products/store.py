@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,9 +98,8 @@ def verify(
     listed = {entry.path: entry for entry in manifest.files}
     sizes = {name: size for name, size in files.sizes(folder).items() if name != MANIFEST_NAME}
     differences = [f"{name} is missing" for name in sorted(listed.keys() - sizes.keys())]
-    differences += [
-        f"{name} does not belong to it" for name in sorted(sizes.keys() - listed.keys())
-    ]
+    unlisted = _unlisted_files(sizes, manifest)
+    differences += [f"{name} does not belong to it" for name in unlisted]
     for name in sorted(listed.keys() & sizes.keys()):
         entry = listed[name]
         if sizes[name] != entry.size:
@@ -115,6 +114,32 @@ def verify(
             f"Product {folder} differs from its manifest: {'; '.join(differences[:5])}{more}.",
             "A committed product must not be changed; move it away and have it made again.",
         )
+
+
+def why_not_removable(folder: Path, files: FileSystem = LOCAL) -> str | None:
+    """Why the folder of a product may hold what somebody else has put there; None if it does not.
+
+    A file of the product that is missing or changed does not count.
+    """
+    try:
+        names = _unlisted_files(files.sizes(folder), read_manifest(folder, files))
+    except UserError as error:
+        return error.problem
+    except OSError as error:
+        return f"it cannot be read ({error})"
+    except RecursionError:
+        return "it holds hundreds of folders in each other: move those away"
+    if not names:
+        return None
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"it holds {', '.join(names[:3])}{more}, which its manifest does not list: move that away"
+    )
+
+
+def _unlisted_files(names: Iterable[str], manifest: Manifest) -> list[str]:
+    """The files that are neither the manifest nor in it."""
+    return sorted(set(names) - {entry.path for entry in manifest.files} - {MANIFEST_NAME})
 
 
 def damage_of(folder: Path) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from absurd_contimg.products.outputs import (
     names,
 )
 from absurd_contimg.products.removal import TakenOut, interrupted, take_out
-from absurd_contimg.products.store import link_above
+from absurd_contimg.products.store import link_above, why_not_removable
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.models import CaltableSetRow, ObservationGroup, Product
 from absurd_contimg.registry.removed_products import RemovedProduct
@@ -114,6 +114,8 @@ def plan_retention(
         kept = needs.reason(row["key"], row["group_id"], folder)
         if kept is None and not _is_at_its_place(folder, registry.database.output_dir):
             kept = "it is a link, behind one, or not there: contimg registry check"
+        if kept is None:
+            kept = why_not_removable(folder)
         old.append(
             OldProduct(
                 *(row["key"], row["stage"], row["group_id"], folder),
@@ -133,7 +135,7 @@ def run_retention(
     now: datetime,
     files: FileSystem = LOCAL,
 ) -> RetentionReport:
-    """Remove what the plan says, except for what is needed by now.
+    """Remove what the plan says, except for what is needed or holds other files by now.
 
     Products are taken out of their places first; what is needed then is put back. Two runs at
     once: the second one does nothing.
@@ -154,7 +156,11 @@ def run_retention(
         removed: list[OldProduct] = []
         kept: list[OldProduct] = list(plan.kept)
         for part in _parts(plan.removed):
-            taken = _take_out(output_dir, part, now, files)
+            mixed = _with_other_files(part, files)
+            kept += mixed
+            mixed_keys = {product.key for product in mixed}
+            clean = [product for product in part if product.key not in mixed_keys]
+            taken = _take_out(output_dir, clean, now, files)
             needs = read_needs_again()
             for product, out in taken:
                 if needs.reason(product.key, product.group_id, product.folder) is not None:
@@ -170,6 +176,16 @@ def _is_at_its_place(folder: Path, output_dir: str | None) -> bool:
     if folder.is_symlink() or not folder.is_dir():
         return False
     return output_dir is None or link_above(folder, Path(output_dir)) is None
+
+
+def _with_other_files(products: Iterable[OldProduct], files: FileSystem) -> list[OldProduct]:
+    """The products that stay because of what is in their folders by now."""
+    reasons = ((each, why_not_removable(each.folder, files)) for each in products)
+    return [
+        replace(product, kept=reason)
+        for product, reason in reasons
+        if reason is not None and files.is_folder(product.folder)
+    ]
 
 
 def _take_out(
