@@ -230,6 +230,32 @@ def test_import_that_found_no_memory_is_no_wrong_value() -> None:
     assert (missing.kind, missing.rule_id) == (FailureKind.UNKNOWN, "import-failed")
 
 
+@pytest.mark.parametrize("other", [AttributeError, TypeError, KeyError, SyntaxError])
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+def test_import_that_fails_is_no_wrong_value(link: str, other: type[Exception]) -> None:
+    """CASA's packages meet a missing docstring first (PYTHONOPTIMIZE=2), or wrap the import."""
+    for outer, inner in (
+        (ModuleNotFoundError("No module named 'cerberus'"), other("x")),
+        (other("x"), ModuleNotFoundError("No module named 'cerberus'")),
+        (ImportError("the extension does not load"), other("x")),
+        (other("x"), ImportError("the extension does not load")),
+    ):
+        setattr(outer, link, inner)
+        verdict = CLASSIFIER.classify(Evidence.of(outer))
+        assert (verdict.kind, verdict.rule_id) == (FailureKind.UNKNOWN, "import-failed")
+
+
+def test_memory_and_disk_count_before_the_import_that_they_ended() -> None:
+    """A library that finds no memory is also reported as a missing module."""
+    for inner, rule_id in (
+        (MemoryError(), "no-memory"),
+        (OSError(errno.ENOSPC, "x"), "disk-full"),
+    ):
+        outer = ModuleNotFoundError("No module named 'numpy'")
+        outer.__context__ = inner
+        assert CLASSIFIER.classify(Evidence.of(outer)).rule_id == rule_id
+
+
 def test_full_disk_in_casas_log_counts_before_the_check_that_noticed() -> None:
     """Conflicting evidence: the stage's check finds a truncated file, the log names the reason."""
     cut = ExceptionEvidence.of(errors.OutputError("image.fits is truncated"))

@@ -60,6 +60,10 @@ class FailureRule:
     """The errno counts for these calls of the system only, see `ExceptionEvidence.call`."""
     exceptions: frozenset[str] = frozenset()
     """Qualified class names; a subclass matches too, unless a nearer class has a rule."""
+    late_exceptions: frozenset[str] = frozenset()
+    """As `exceptions`, for a rule that counts only where no other evidence has a rule."""
+    unless: frozenset[str] = frozenset()
+    """Qualified class names: with such an exception in the chain, the rule does not count."""
     decisive: bool = False
     """Counts before other exceptions of the chain: for errors raised in knowledge of the cause."""
     signals: frozenset[int] = frozenset()
@@ -82,7 +86,8 @@ class FailureRule:
                 " of ".join((errno_codes.errorcode[code], *sorted(self.calls)))
                 for code in sorted(self.errnos)
             ),
-            *(name.rpartition(".")[2] for name in sorted(self.exceptions)),
+            *(name.rpartition(".")[2] for name in sorted(self.exceptions | self.late_exceptions)),
+            *(f"without {name.rpartition('.')[2]}" for name in sorted(self.unless)),
             *(signals.Signals(number).name for number in sorted(self.signals)),
             *(f"exit code {code}" for code in sorted(self.exit_codes)),
             *([f"log says: {self.log.pattern}"] if self.log is not None else []),
@@ -214,6 +219,11 @@ class Classifier:
                     continue
                 if match := rule.text.search(error.message):
                     yield rule, f"text: {match.group()}", error.path
+        for rule in self.rules:
+            for error in evidence.exceptions:
+                for name in error.type_names:
+                    if name in rule.late_exceptions:
+                        yield rule, name, error.path
 
 
 _Match = tuple[FailureRule, str, str | None]
@@ -221,7 +231,9 @@ _Match = tuple[FailureRule, str, str | None]
 
 
 def _also(rule: FailureRule, error: ExceptionEvidence, evidence: Evidence) -> bool:
-    """Whether what an exception rule asks for beside the class is there too."""
+    """Whether the rest of the evidence is as an exception rule asks for beside the class."""
+    if rule.unless and any(rule.unless & set(each.type_names) for each in evidence.exceptions):
+        return False
     if rule.text is not None and not rule.text.search(error.message):
         return False
     return rule.log is None or _log_match(rule, evidence) is not None

@@ -16,6 +16,7 @@ _PYTHON = "Python's own exceptions"
 _POSIX = "POSIX errno"
 _WAITS_FOR_MEMORY_MAX = 3
 """Memory that another process holds comes back; a step that needs too much never fits."""
+_IMPORT = frozenset({"builtins.ImportError"})
 _FREE_MEMORY = "Run fewer workers on this host, or give each step less to do."
 
 _BY_ERRNO: tuple[tuple[str, FailureKind, str, str], ...] = (
@@ -173,7 +174,7 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         FailureKind.RESOURCE,
         _FREE_MEMORY,
         "observed, Python 3.11 and glibc: a library that is loaded when the memory is used up",
-        exceptions=frozenset({"builtins.ImportError"}),
+        exceptions=_IMPORT,
         text=re.compile(
             r"failed to map segment|[Cc]annot allocate|cannot create shared object|"
             r"raises MemoryError"  # the error has no memory for its own text
@@ -185,7 +186,7 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         FailureKind.RESOURCE,
         "Raise the limit of open files (LimitNOFILE, at least 65536) or restart the worker.",
         "observed, Python 3.11 and glibc: a library that is loaded late",
-        exceptions=frozenset({"builtins.ImportError"}),
+        exceptions=_IMPORT,
         text=re.compile(r"Too many open files"),
     ),
     FailureRule(
@@ -201,6 +202,7 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
                 *("builtins.NotImplementedError", "builtins.RecursionError"),
             }
         ),
+        unless=_IMPORT,
     ),
     FailureRule(
         "import-failed",
@@ -208,5 +210,6 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         "If it comes again, install what is missing (contimg doctor) and restart the worker.",
         "observed: a library that finds no memory is also reported as a missing module",
         text=re.compile(r"No module named|cannot import name|cannot open shared object"),
+        late_exceptions=_IMPORT,
     ),
 )
