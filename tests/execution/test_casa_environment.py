@@ -53,6 +53,20 @@ def test_baselines_are_numbered_without_a_compiler(tmp_path: Path) -> None:
     ]
 
 
+def test_docstrings_are_kept_whatever_the_worker_runs_with(tmp_path: Path) -> None:
+    """CASA's packages do not work without them and without assertions (PYTHONOPTIMIZE)."""
+    environment = casa.casa_environment(tmp_path, tmp_path / "casa.log")
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; print(sys.flags.optimize)"],
+        env={**os.environ, "PYTHONOPTIMIZE": "2", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout == "0\n"
+
+
 def test_the_leap_second_table_is_current_and_otherwise_unchanged(tmp_path: Path) -> None:
     """Only its version date differs from the package's."""
     folder = casa.measures_overlay(tmp_path, date(2026, 1, 5))

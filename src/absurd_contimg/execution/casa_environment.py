@@ -61,6 +61,8 @@ def casa_environment(folder: Path, log: Path, today: date | None = None) -> dict
         # does in a millisecond for a group of full size; nothing else here uses it.
         "NUMBA_DISABLE_JIT": "1",
         "PYTHONHASHSEED": "0",
+        # CASA's packages need their docstrings; an empty value counts as none.
+        "PYTHONOPTIMIZE": "",
     }
 
 
