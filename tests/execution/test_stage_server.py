@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +18,7 @@ import pytest
 from stage_executors import THREADS, server_in
 from toy_stages import request_for
 
+from absurd_contimg.execution import stage_server_process
 from absurd_contimg.execution.executor import IsolatedStageExecutor, StageFailed, no_environment
 from absurd_contimg.execution.fallback import ONE_THREAD, with_fallbacks
 from absurd_contimg.execution.lease_watchdog import living_members
@@ -53,6 +58,26 @@ async def test_stages_have_what_the_server_has_imported(
         assert "calls 1\n" in text, f"stage {number} sees what another has done"
         assert "imported by False" in text
         assert "descriptors 4\n" in text  # the standard ones and the pipe
+
+
+def test_a_server_that_cannot_import_ends(tmp_path: Path) -> None:
+    """CASA waited for its threads at the end of Python, so such servers of dead workers stayed."""
+    (tmp_path / "waits_at_exit.py").write_text(
+        "import atexit, time\natexit.register(time.sleep, 1e6)\nraise FileNotFoundError('gone')\n"
+    )
+    ours, its = socket.socketpair()
+    with ours, its:
+        program = [sys.executable, "-P", "-m", stage_server_process.__name__, str(its.fileno())]
+        ended = subprocess.run(
+            [*program, json.dumps([str(tmp_path)]), "waits_at_exit"],
+            check=False,
+            pass_fds=[its.fileno()],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    assert ended.returncode == 1
+    assert "FileNotFoundError: gone" in ended.stderr
 
 
 async def test_stages_that_begin_together_have_one_server(

@@ -147,8 +147,24 @@ def _use_casa_log() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Import the modules, then serve; what cannot be imported here fails in the stage, by name."""
-    control, module_path, *modules = arguments
+    """Import the modules, then serve; what cannot be imported here fails in the stage, by name.
+
+    `os._exit` at the end, also of an error: CASA's destructors write, abort, or wait without end
+    for threads of gRPC. A worker that ends while this imports removes the folder under it.
+    """
+    code = 1
+    try:
+        _import_and_serve(*arguments)
+        code = 0
+    except BaseException:  # noqa: BLE001 - as the docstring says
+        with contextlib.suppress(OSError):  # the worker's pipe is closed
+            traceback.print_exc()
+            sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _import_and_serve(control: str, module_path: str, *modules: str) -> None:
     sys.path.extend(path for path in json.loads(module_path) if path not in sys.path)
     stage_process.adopt_orphans()
     for entry in modules:
@@ -158,8 +174,6 @@ def main(arguments: list[str]) -> None:
             if function:
                 getattr(module, function)()
     _Server(socket.socket(fileno=int(control))).serve()
-    # CASA's destructors write and abort.
-    os._exit(0)
 
 
 if __name__ == "__main__":
