@@ -33,12 +33,12 @@ from absurd_contimg.operations.maintenance.backup import (
     make_backup,
     read_backup,
     restore_backup,
-    what_would_go,
 )
 from absurd_contimg.operations.maintenance.restoration_guard import (
     require_no_other_queues,
     require_stopped,
 )
+from absurd_contimg.operations.maintenance.schema_replacement import what_would_go
 from absurd_contimg.operations.services.site_identity import require_own_site
 from absurd_contimg.products.site_file import read_site
 from absurd_contimg.registry import Registry

@@ -16,7 +16,6 @@ from absurd_contimg.operations.maintenance.backup import (
     make_backup,
     read_backup,
     restore_backup,
-    what_would_go,
 )
 from absurd_contimg.operations.maintenance.emergency import (
     ClearedQueue,
@@ -45,6 +44,7 @@ from absurd_contimg.operations.maintenance.retention import (
     plan_retention,
     run_retention,
 )
+from absurd_contimg.operations.maintenance.schema_replacement import what_would_go
 from absurd_contimg.operations.maintenance.site import (
     ARCHIVE,
     SitePlan,

@@ -37,19 +37,22 @@ from absurd_contimg.errors import (
     OutputError,
     SettingError,
 )
-from absurd_contimg.operations.console import counted, one_line
+from absurd_contimg.operations.console import one_line
 from absurd_contimg.operations.maintenance.restoration_guard import (
     locked_for_backup,
     only_restoration,
 )
 from absurd_contimg.operations.maintenance.schema_replacement import (
+    SQLITE,
+    TABLES,
     aside_of,
-    describe_grants,
+    bounded_session,
     grants_of,
     naming_missing_right,
     require_no_dependents,
     require_right_to_copy,
     require_right_to_replace,
+    what_would_go,
 )
 from absurd_contimg.owned_folders import make_private
 from absurd_contimg.registry.database import Database
@@ -64,7 +67,6 @@ _QUEUE, _REGISTRY_DUMP, _REGISTRY_FILE = "queue.dump", "registry.dump", "registr
 _SCHEMAS = {_QUEUE: "absurd", _REGISTRY_DUMP: "contimg"}
 _BUSY_SECONDS = 10.0
 """A registry in SQLite that somebody else has locked is waited for so long."""
-_SQLITE = "sqlite:///"
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 """Histories hold what users gave to their tasks."""
 _TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;"
@@ -75,11 +77,6 @@ _COUNT = (
     "select count(*) from pg_catalog.pg_class c"
     " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
     " where n.nspname = %s and c.relkind in ('r', 'p')"
-)
-_TABLES = (
-    "select c.relname from pg_catalog.pg_class c"
-    " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-    " where n.nspname = %s and c.relkind in ('r', 'p') and not c.relispartition order by 1"
 )
 
 
@@ -111,7 +108,7 @@ def make_backup(database_url: str, registry_url: str, folder: Path, now: datetim
     if folder.exists():
         raise SettingError(f"{folder} is there already.", "Give the name of a new folder.")
     _require_schema(database_url, _SCHEMAS[_QUEUE], "tasks", "ABSURD_DATABASE_URL")
-    if not registry_url.startswith(_SQLITE):
+    if not registry_url.startswith(SQLITE):
         schema = _SCHEMAS[_REGISTRY_DUMP]
         _require_schema(registry_url, schema, "the registry", "PIPELINE_PRODUCTS_DB")
     make_private(folder.parent)
@@ -121,8 +118,8 @@ def make_backup(database_url: str, registry_url: str, folder: Path, now: datetim
     ):
         partial = Path(name, "backup")
         partial.mkdir(mode=_FOLDER_MODE)
-        if registry_url.startswith(_SQLITE):
-            source = Path(registry_url.removeprefix(_SQLITE))
+        if registry_url.startswith(SQLITE):
+            source = Path(registry_url.removeprefix(SQLITE))
             if source.exists():
                 _copy_sqlite(source, partial / _REGISTRY_FILE)
         else:
@@ -173,32 +170,6 @@ def read_backup(folder: Path) -> Backup:
     return noted
 
 
-def what_would_go(database_url: str, registry_url: str) -> list[str]:
-    """What a restoration would replace: each table with rows, and rights of other roles."""
-    lines = _rows(database_url, "absurd", ("t_",))
-    if not registry_url.startswith(_SQLITE):
-        return lines + _rows(registry_url, "contimg", ("",))
-    path = Path(registry_url.removeprefix(_SQLITE))
-    if not path.exists():
-        return lines
-    try:
-        return lines + _rows_of_file(path)
-    except sqlite3.Error as error:
-        raise trouble_of_file(str(path), error) from error
-
-
-def _rows_of_file(path: Path) -> list[str]:
-    lines = []
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
-        names = database.execute("select name from sqlite_master where type = 'table' order by 1")
-        for (name,) in names.fetchall():
-            quoted = name.replace('"', '""')
-            ((count,),) = database.execute(f'select count(*) from "{quoted}"')
-            if count and name not in ("registry_schema", "alembic_version"):
-                lines.append(f"registry: {counted(count, 'row')} of {name}")
-    return lines
-
-
 def restore_backup(
     database_url: str,
     registry_url: str,
@@ -216,7 +187,7 @@ def restore_backup(
     """
     noted = read_backup(folder)
     dumped = _REGISTRY_DUMP in noted.files
-    if dumped == registry_url.startswith(_SQLITE):
+    if dumped == registry_url.startswith(SQLITE):
         raise SettingError(
             f"The backup's registry is {'in Postgres' if dumped else 'a file'}, that of the "
             "settings is not.",
@@ -244,7 +215,7 @@ def restore_backup(
 def _places(database_url: str, registry_url: str) -> list[tuple[str, str]]:
     """The schemas that are replaced, each with the URL of its database."""
     places = [(database_url, _SCHEMAS[_QUEUE])]
-    if not registry_url.startswith(_SQLITE):
+    if not registry_url.startswith(SQLITE):
         places.append((registry_url, _SCHEMAS[_REGISTRY_DUMP]))
     return places
 
@@ -257,7 +228,7 @@ def _replace(database_url: str, registry_url: str, folder: Path, noted: Backup) 
             _require_tables(registry_url)
         elif _REGISTRY_FILE in noted.files:
             _require_registry(folder / _REGISTRY_FILE)
-            target = Path(registry_url.removeprefix(_SQLITE))
+            target = Path(registry_url.removeprefix(SQLITE))
             target.parent.mkdir(parents=True, exist_ok=True)
             _copy_sqlite(folder / _REGISTRY_FILE, target)
 
@@ -275,7 +246,7 @@ def _require_registry(path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="contimg-restore-") as folder:
         copy = Path(folder, path.name)  # it is migrated
         _copy_sqlite(path, copy)
-        _require_tables(f"{_SQLITE}{copy}")
+        _require_tables(f"{SQLITE}{copy}")
 
 
 def _require_tables(registry_url: str) -> None:
@@ -323,10 +294,10 @@ def _loaded(url: str, source: Path) -> Iterator[None]:
     """Put a dump in the place of its schema; what was there is put back if the block fails."""
     schema = _SCHEMAS[source.name]
     aside = aside_of(schema)
-    with _bounded_session(url, schema) as session:
+    with bounded_session(url, schema) as session:
         if _exists(session, schema):  # else a restoration was killed, and what is aside counts
             with session.transaction():
-                for (name,) in session.execute(_TABLES, (schema,)).fetchall():
+                for (name,) in session.execute(TABLES, (schema,)).fetchall():
                     # It is removed at the end, which may not wait for somebody who uses it.
                     lock = sql.SQL("lock table {} in access exclusive mode")
                     session.execute(lock.format(sql.Identifier(schema, name)))
@@ -349,18 +320,6 @@ def _loaded(url: str, source: Path) -> Iterator[None]:
                 session.execute(f"alter schema {aside} rename to {schema}".encode())
             raise
         session.execute(f"drop schema if exists {aside} cascade".encode())
-
-
-@contextmanager
-def _bounded_session(url: str, schema: str) -> Iterator[Session]:
-    """A session that waits for a lock within a bound; any lock keeps a table from being removed."""
-    with (
-        lock_holders.naming_holders(url, schema, weakest=0),
-        naming_missing_right(schema),
-        Session.connect(url, autocommit=True) as session,
-    ):
-        session.execute(lock_holders.bound_of_locks(session))
-        yield session
 
 
 def _restore(url: str, server_version: int, source: Path) -> None:
@@ -433,20 +392,6 @@ def _parameters(url: str) -> tuple[dict[str, str], str | None]:
             return program_parameters(session)
     except psycopg.OperationalError as error:
         raise unavailable(error) from error
-
-
-def _rows(url: str, schema: str, prefixes: tuple[str, ...]) -> list[str]:
-    """The tables of a schema that have rows, with their number, and rights of other roles."""
-    lines = []
-    with _bounded_session(url, schema) as session:
-        for (name,) in session.execute(_TABLES, (schema,)).fetchall():
-            if not name.startswith(prefixes) or name in ("registry_schema", "alembic_version"):
-                continue
-            count = sql.SQL("select count(*) from {}").format(sql.Identifier(schema, name))
-            ((rows,),) = session.execute(count).fetchall()
-            if rows:
-                lines.append(f"{schema}: {counted(rows, 'row')} of {name}")
-        return lines + describe_grants(schema, grants_of(session, schema))
 
 
 def _digest(path: Path) -> str:

@@ -1,23 +1,35 @@
-"""What a restoration would take from other roles when it replaces a schema, and may not replace.
+"""What a restoration takes away when it replaces a schema, and what it may not replace.
 
 Postgres removes with a table what depends on it, and the rights that were given on it.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import LiteralString
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import class_row
 
+from absurd_contimg.backends.postgres import lock_holders
 from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.console import counted
+from absurd_contimg.registry.trouble import trouble_of_file
 
+SQLITE = "sqlite:///"
 _LISTED = 10
+TABLES: LiteralString = (
+    "select c.relname from pg_catalog.pg_class c"
+    " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+    " where n.nspname = %s and c.relkind in ('r', 'p') and not c.relispartition order by 1"
+)
 _DEPENDENTS: LiteralString = """
 with own as (
   select oid from pg_catalog.pg_namespace where nspname = any(%(schemas)s)
@@ -112,6 +124,32 @@ class Grant:
     """What gives them again."""
 
 
+def what_would_go(database_url: str, registry_url: str) -> list[str]:
+    """What a restoration would replace: each table with rows, and rights of other roles."""
+    lines = _rows(database_url, "absurd", ("t_",))
+    if not registry_url.startswith(SQLITE):
+        return lines + _rows(registry_url, "contimg", ("",))
+    path = Path(registry_url.removeprefix(SQLITE))
+    if not path.exists():
+        return lines
+    try:
+        return lines + _rows_of_file(path)
+    except sqlite3.Error as error:
+        raise trouble_of_file(str(path), error) from error
+
+
+def _rows_of_file(path: Path) -> list[str]:
+    lines = []
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+        names = database.execute("select name from sqlite_master where type = 'table' order by 1")
+        for (name,) in names.fetchall():
+            quoted = name.replace('"', '""')
+            ((count,),) = database.execute(f'select count(*) from "{quoted}"')
+            if count and name not in ("registry_schema", "alembic_version"):
+                lines.append(f"registry: {counted(count, 'row')} of {name}")
+    return lines
+
+
 def aside_of(schema: str) -> str:
     """The name that a schema has while another takes its place."""
     return f"{schema}_before_restoration"
@@ -175,6 +213,32 @@ def describe_grants(schema: str, grants: Iterable[Grant]) -> list[str]:
         if grant.name not in names[grant.role]:
             names[grant.role].append(grant.name)
     return [f"{schema}: rights of {role} on {_joined(names[role], ', ')}" for role in names]
+
+
+def _rows(url: str, schema: str, prefixes: tuple[str, ...]) -> list[str]:
+    """The tables of a schema that have rows, with their number, and rights of other roles."""
+    lines = []
+    with bounded_session(url, schema) as session:
+        for (name,) in session.execute(TABLES, (schema,)).fetchall():
+            if not name.startswith(prefixes) or name in ("registry_schema", "alembic_version"):
+                continue
+            count = sql.SQL("select count(*) from {}").format(sql.Identifier(schema, name))
+            ((rows,),) = session.execute(count).fetchall()
+            if rows:
+                lines.append(f"{schema}: {counted(rows, 'row')} of {name}")
+        return lines + describe_grants(schema, grants_of(session, schema))
+
+
+@contextmanager
+def bounded_session(url: str, schema: str) -> Iterator[Session]:
+    """A session that waits for a lock within a bound; any lock keeps a table from being removed."""
+    with (
+        lock_holders.naming_holders(url, schema, weakest=0),
+        naming_missing_right(schema),
+        Session.connect(url, autocommit=True) as session,
+    ):
+        session.execute(lock_holders.bound_of_locks(session))
+        yield session
 
 
 @contextmanager
