@@ -27,6 +27,7 @@ from absurd_contimg.errors import MissingInputError, SettingError, UserError
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.maintenance import backup, restoration_guard
 from absurd_contimg.operations.maintenance.backup import make_backup, restore_backup
+from absurd_contimg.operations.maintenance.schema_replacement import what_would_go
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.database import HEAD
 
@@ -467,3 +468,15 @@ def test_only_a_lock_is_called_a_lock(spawned_url: str, tmp_path: Path, role: st
     limited = make_conninfo(spawned_url, user=role, password=role)
     with pytest.raises(UserError, match="permission denied for schema absurd"):
         make_backup(limited, registry, tmp_path / "b", NOW)
+
+
+def test_a_table_that_is_not_of_absurd_is_named_before_it_goes(
+    spawned_url: str, tmp_path: Path
+) -> None:
+    registry = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    with psycopg.connect(spawned_url, autocommit=True) as connection:
+        connection.execute("create table absurd.dba_notes as select 1 as x")
+        assert what_would_go(spawned_url, registry) == [
+            "absurd: 1 row of dba_notes",
+            "absurd: 3 rows of t_q",
+        ]

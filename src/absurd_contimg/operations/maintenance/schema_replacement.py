@@ -5,6 +5,7 @@ Postgres removes with a table what depends on it, and the rights that were given
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,11 @@ from absurd_contimg.registry.trouble import trouble_of_file
 
 SQLITE = "sqlite:///"
 _LISTED = 10
+_UNNAMED = {
+    "absurd": re.compile("queues|contimg_sites|[a-su-z]_.*", re.DOTALL),
+    "contimg": re.compile("registry_schema|alembic_version"),
+}
+"""The tables whose rows say nothing beside those of others: of a queue only its tasks are named."""
 TABLES: LiteralString = (
     "select c.relname from pg_catalog.pg_class c"
     " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
@@ -126,9 +132,9 @@ class Grant:
 
 def what_would_go(database_url: str, registry_url: str) -> list[str]:
     """What a restoration would replace: each table with rows, and rights of other roles."""
-    lines = _rows(database_url, "absurd", ("t_",))
+    lines = _rows(database_url, "absurd")
     if not registry_url.startswith(SQLITE):
-        return lines + _rows(registry_url, "contimg", ("",))
+        return lines + _rows(registry_url, "contimg")
     path = Path(registry_url.removeprefix(SQLITE))
     if not path.exists():
         return lines
@@ -215,12 +221,12 @@ def describe_grants(schema: str, grants: Iterable[Grant]) -> list[str]:
     return [f"{schema}: rights of {role} on {_joined(names[role], ', ')}" for role in names]
 
 
-def _rows(url: str, schema: str, prefixes: tuple[str, ...]) -> list[str]:
+def _rows(url: str, schema: str) -> list[str]:
     """The tables of a schema that have rows, with their number, and rights of other roles."""
     lines = []
     with bounded_session(url, schema) as session:
         for (name,) in session.execute(TABLES, (schema,)).fetchall():
-            if not name.startswith(prefixes) or name in ("registry_schema", "alembic_version"):
+            if _UNNAMED[schema].fullmatch(name):
                 continue
             count = sql.SQL("select count(*) from {}").format(sql.Identifier(schema, name))
             ((rows,),) = session.execute(count).fetchall()
