@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import re
+import resource
 import select
 import signal
 import stat
@@ -411,7 +412,6 @@ def test_files_of_another_user_are_named(tmp_path: Path, action: str) -> None:
     ("limit", "says"),
     [
         ("n 40", "Raise the limit of open files to 1024 or more: ulimit -n"),
-        ("f 100", "Lift the limit of the size of a file: ulimit -f"),
         ("s 100", "Raise the limit of the stack to 8 MB: ulimit -s"),
     ],
 )
@@ -441,6 +441,70 @@ def test_limit_that_stops_the_server_is_named(tmp_path: Path, limit: str, says: 
     assert "EmbeddedPostgresError: initdb of the embedded server in" in last
     assert says in last
     assert "damaged" not in ran.stderr.rpartition("EmbeddedPostgresError")[2]
+
+
+def limit_file_size(soft: int, hard: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+_START = (
+    "import sys; from pathlib import Path;"
+    "from absurd_contimg.backends.postgres import EmbeddedPostgres;"
+    "EmbeddedPostgres(Path(sys.argv[1]), durable=False).start()"
+)
+
+
+def test_server_may_write_large_files_where_only_the_soft_limit_of_its_starter_is_low(
+    tmp_path: Path,
+) -> None:
+    server = EmbeddedPostgres(tmp_path / "pg", durable=False)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        subprocess.run(
+            [sys.executable, "-c", _START, str(server.folder)],
+            check=True,
+            timeout=60,
+            preexec_fn=limit_file_size(1_024_000, hard),
+        )
+        with Session.connect(server.url("postgres"), autocommit=True) as connection:
+            connection.execute(
+                "create table public.large as"
+                " select repeat('x', 100) from generate_series(1, 40000)"
+            )
+    finally:
+        server.stop("immediate")
+
+
+def test_server_is_not_started_where_it_could_not_write_its_log(tmp_path: Path) -> None:
+    """Postgres panics at the first full segment, and every command would wait for it."""
+    ran = subprocess.run(
+        [sys.executable, "-c", _START, str(tmp_path / "pg")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        preexec_fn=limit_file_size(2_048_000, 2_048_000),
+    )
+    last = ran.stderr.strip().splitlines()[-1]
+    assert "the limit of file sizes (ulimit -f) of this shell is 2048000 bytes" in last
+    assert "1073741824" in last
+    assert not (tmp_path / "pg" / "data").exists()
+
+
+def test_running_server_is_used_and_stopped_by_a_shell_with_a_limit_of_file_sizes(
+    tmp_path: Path,
+) -> None:
+    server = EmbeddedPostgres(tmp_path / "pg", durable=False).start()
+    try:
+        subprocess.run(
+            [sys.executable, "-c", f"{_START}.stop()", str(server.folder)],
+            check=True,
+            timeout=60,
+            preexec_fn=limit_file_size(2_048_000, 2_048_000),
+        )
+        assert not server.is_running()
+    finally:
+        server.stop("immediate")
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from absurd_contimg.backends.postgres.server_programs import (
     EmbeddedPostgresError,
     ProgramFailed,
     refusal_of_machine,
+    require_large_files,
     run_program,
 )
 from absurd_contimg.backends.postgres.sessions import Session
@@ -200,6 +201,7 @@ class EmbeddedPostgres:
             self._use = None
 
     def _start(self) -> None:
+        require_large_files()
         self._stop("fast")  # one that trusts every local user, or whose files somebody removed
         with self._process.locked() as lock:
             if not self.exists():

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pwd
 import re
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -90,6 +91,21 @@ _OWN_LIMITS = (
 """A server outlives its starter, whose limits of CPU time, file size, memory and open files are not
 meant for it: they are raised as far as may be, and so is its priority. `contimg doctor` says what
 could not be."""
+
+
+_FILE_SIZE_MIN = 1 << 30
+"""Postgres writes files of up to 1 GiB, and panics where it may not."""
+
+
+def require_large_files() -> None:
+    """Refuse to start a server whose files would be cut off; its soft limit is raised."""
+    _, limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and limit < _FILE_SIZE_MIN:
+        raise EmbeddedPostgresError(
+            f"The embedded server needs files of {_FILE_SIZE_MIN} bytes, and the limit of file "
+            f"sizes (ulimit -f) of this shell is {limit} bytes: start it from a shell without one, "
+            "or lift LimitFSIZE of its unit."
+        )
 
 
 _REFUSALS: tuple[tuple[str, str], ...] = (
