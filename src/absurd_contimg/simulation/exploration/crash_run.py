@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from absurd_contimg.history.invariants.world import FAILED_RUNS_MAX
 from absurd_contimg.simulation.exploration.checker import InvariantChecker
+from absurd_contimg.simulation.exploration.endless_loops import CallCounter
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
 from absurd_contimg.simulation.exploration.injector import FaultInjector
 from absurd_contimg.simulation.exploration.outcome import Outcome, outcome_of
@@ -113,6 +114,8 @@ class CrashRun:
             self._linger_seconds += _CANCEL_LINGER_SECONDS
         self._horizon = start + spec.horizon_seconds
         self._failed_runs = 0
+        self._call_counter = CallCounter()
+        self._endless_loop: str | None = None
         self._processes = 0 if snapshot is None else snapshot.processes
         self._worker_id = spec.worker_id if snapshot is None else snapshot.worker_id
         self._current: SimLoop | None = None
@@ -190,8 +193,11 @@ class CrashRun:
                 self._record(effect, phase)
             if injector.resume_at is not None and self.crash_point >= injector.resume_at:
                 self._resume_paused()
-        if phase is COMMITTED and effect.name in _ENDING_CALLS:
-            self._end_if_done(effect)
+        if phase is COMMITTED:
+            if effect.name in _ENDING_CALLS:
+                self._end_if_done(effect)
+            if effect.name != "claim_task":  # a worker claims a whole backlog at one moment
+                self._check_endless_loop(process, effect)
         if process is self._current and injector.pending:
             kind = injector.take_due(self.crash_point, effect, phase)
             if kind is not None:
@@ -230,6 +236,13 @@ class CrashRun:
             self._current = None
             if kind not in TERMS:
                 self._start_successor(kind)
+
+    def _check_endless_loop(self, process: SimLoop, effect: Effect) -> None:
+        """End the world if a task makes calls without an end."""
+        self._endless_loop = self._call_counter.count(process, effect.name)
+        if self._endless_loop is not None:
+            process.kill()  # its code meets that at this call
+            self.world.kernel.stop()
 
     # -- the end --------------------------------------------------------------------------
 
@@ -308,10 +321,11 @@ class CrashRun:
         try:
             if self._all_ended():
                 self._end()
-            if self.ended_at is None or not self._ends_at_once:
+            if self._endless_loop is None and (self.ended_at is None or not self._ends_at_once):
                 self.world.kernel.run(self._horizon, _CALLBACKS_MAX)
         except (Deadlock, Livelock) as error:
             standstill = str(error)
+        standstill = self._endless_loop or standstill
         observed = self.world.observation()
         violations = self.checker.check_end(observed, standstill)
         self.world.close()
