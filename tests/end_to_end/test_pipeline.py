@@ -54,10 +54,10 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def readme_line(command: str, root: Path, incoming: Path) -> list[str]:
-    """The words after ``contimg --folder`` of the README's line with this command, on this site."""
+    """The words after ``contimg --folder`` of the README's first line with this command, here."""
     readme = Path(__file__).parents[2] / "README.md"
     lines = [line.partition("#")[0] for line in readme.read_text().splitlines()]
-    (line,) = (
+    line = next(
         each
         for each in lines
         if each.startswith("contimg --folder") and each.rstrip().endswith(f" {command}")

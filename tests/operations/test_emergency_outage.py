@@ -51,9 +51,12 @@ def silence(server: EmbeddedPostgres) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-@pytest.fixture(params=["registry in SQLite", "registry in the same database"])
+IN_DATABASE = "registry in the same database"
+
+
+@pytest.fixture(params=["registry in SQLite", IN_DATABASE])
 def site(request: pytest.FixtureRequest, tmp_path: Path, database_url: str) -> Iterator[BusySite]:
-    variables = {"PIPELINE_PRODUCTS_DB": database_url} if "same" in request.param else {}
+    variables = {"PIPELINE_PRODUCTS_DB": database_url} if request.param == IN_DATABASE else {}
     site = BusySite(tmp_path, database_url, **variables)
     require(site.contimg("db", "init"))
     yield site
@@ -104,10 +107,9 @@ def test_what_cannot_be_paused_in_an_outage_is_named(site: BusySite) -> None:
     assert ("fire" in require(site.contimg("queue", "list"))) is not same
 
 
+@pytest.mark.parametrize("site", [IN_DATABASE], indirect=True)
 def test_a_stop_that_nothing_can_hold_is_none(site: BusySite) -> None:
     """The command says what goes on, and how to end it by hand."""
-    if not site.variables:
-        pytest.skip("the registry in SQLite holds it")
     site.output.mkdir()
     (site.output / STOPS_NAME).touch()
     with outage(site.url):
@@ -132,10 +134,9 @@ def test_a_reset_after_an_outage_knows_the_stop(site: BusySite) -> None:
     assert "No queue is paused" in require(site.contimg("emergency", "resume"))
 
 
+@pytest.mark.parametrize("site", [IN_DATABASE], indirect=True)
 def test_a_stop_beside_a_silent_server(site: BusySite, postgres_server: EmbeddedPostgres) -> None:
     """The worker tried to enter the stop into the registry for longer than a stage has to end."""
-    if not site.variables:
-        pytest.skip("the registry in SQLite answers")
     begin_stage(site)
     with silence(postgres_server):
         StopNotes(site.output).add([QueuePause(QUEUE, "fire", "2026-01-01T00:00:00Z", "x", True)])
