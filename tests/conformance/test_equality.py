@@ -18,7 +18,7 @@ from conformance.databases import Call, EmulatorDatabase, PostgresDatabase
 from conformance.operations import DataChooser
 from conformance.scripted_sequences import SCRIPTS, Script
 
-SEQUENCES = int(os.environ.get("CONFORMANCE_SEQUENCES", "100" if is_search() else "25"))
+SEQUENCES = int(os.environ.get("CONFORMANCE_SEQUENCES", "100" if is_search() else "15"))
 STEPS = 50
 SETTINGS = settings(
     max_examples=SEQUENCES,
