@@ -86,8 +86,7 @@ def history(
         if result := result_line(record):
             console.print(result, soft_wrap=True)
         if record.task.state == "cancelled":
-            registry_url = None if from_file else settings.registry_url
-            _show_cancellation(registry_url, record.task, others)
+            _show_cancellation(None if from_file else settings, record.task, others)
         for other in others:
             when = "Earlier" if other.enqueue_at < record.task.enqueue_at else "Later"
             command = state.command(f"history {other.task_id}")
@@ -99,15 +98,15 @@ def history(
             console.out_lines(text, highlight=False)
 
 
-def _show_cancellation(registry_url: str | None, task: Task, others: Sequence[Task]) -> None:
-    """By whom and why, and what spawns another task if there is none yet."""
-    from absurd_contimg.registry.database import Database, exists
+def _show_cancellation(settings: Settings | None, task: Task, others: Sequence[Task]) -> None:
+    """By whom and why, if a registry can say it, and what spawns another task if there is none."""
+    from absurd_contimg.operations.services import has_registry, open_tables
     from absurd_contimg.registry.operator_actions import cancelled_by
 
     text = "cancelled"
     with suppress(AwayError):
-        if registry_url is not None and exists(registry_url):
-            with closing(Database(registry_url)) as database:
+        if settings is not None and has_registry(settings):
+            with open_tables(settings) as database:
                 text = cancelled_by(database, str(task.task_id)) or text
     command = command_after_cancellation(task)
     is_newest = all(other.enqueue_at < task.enqueue_at for other in others)

@@ -194,13 +194,12 @@ def demo(
 @shared.quarantine_app.command("list")
 def quarantine_list(as_json: AsJson = False) -> None:
     """List the groups with unusable data, and the reasons."""
-    from absurd_contimg.registry import GroupStatus, Registry
+    from absurd_contimg.operations.services import open_registry
+    from absurd_contimg.registry import GroupStatus
 
     settings = state.settings()
     shared.require_registry(settings)
-    with closing(
-        Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
-    ) as registry:
+    with closing(open_registry(settings)) as registry:
         groups = registry.groups(GroupStatus.QUARANTINED)
     if as_json:
         shared.print_json([{"group": each.group_id, "reason": each.reason} for each in groups])
@@ -214,15 +213,13 @@ def quarantine_list(as_json: AsJson = False) -> None:
 @shared.quarantine_app.command("release")
 def quarantine_release(group: GroupName, reason: Reason = "") -> None:
     """Run the task of a quarantined group again, after its cause is removed."""
-    from absurd_contimg.registry import Registry
+    from absurd_contimg.operations.services import open_registry
 
     settings = state.settings()
 
     async def release_group(actions: Actions) -> SpawnedTask:
         history = await shared.find_task(actions.backend, settings, group)
-        with closing(
-            Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
-        ) as registry:
+        with closing(open_registry(settings)) as registry:
             return await actions.release(registry, group, history, reason)
 
     _show_retried(shared.with_actions(settings, release_group))

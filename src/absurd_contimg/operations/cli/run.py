@@ -236,16 +236,14 @@ async def _spawn(
     from absurd_contimg.operations.services import (
         ActionRecords,
         GivenTables,
+        open_registry,
         operator_name,
         require_own_site,
     )
-    from absurd_contimg.registry import Registry
 
     await require_own_site(backend, settings, [settings.queue_name], joins=False)
     make_private(settings.pipeline.paths.state_dir)
-    with closing(
-        Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
-    ) as registry:
+    with closing(open_registry(settings)) as registry:
         tables = GivenTables(registry.database)
         records = ActionRecords(tables, operator_name(), "command line")
         spawned = await spawn_groups(
@@ -291,12 +289,11 @@ def _show_spawned(spawned: list[Spawned]) -> None:
 def _show_damaged(settings: Settings, group_ids: Sequence[str]) -> None:
     """Say what lies damaged where the new tasks of the groups would put their products."""
     from absurd_contimg.operations.cli.plan_output import show_damaged
+    from absurd_contimg.operations.services import open_registry
     from absurd_contimg.products.store import damage_of
-    from absurd_contimg.registry import Registry
     from absurd_contimg.registry.models import Product
 
-    output_dir = settings.pipeline.paths.output_dir
-    with closing(Registry(settings.registry_url, output_dir=output_dir)) as registry:
+    with closing(open_registry(settings)) as registry:
         rows = [row for name in group_ids for row in registry.rows(Product, name)]
     damages = (damage_of(Path(row["folder"])) for row in rows)
     show_damaged([damage for damage in damages if damage is not None])
