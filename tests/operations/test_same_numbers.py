@@ -18,6 +18,7 @@ from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.history.metrics import measure
 from absurd_contimg.history.summary import read_histories
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.night_report.task_reading import operations_facts
 
 QUEUE = "dsa110-pipeline"
 Contimg = Callable[..., Any]
@@ -70,12 +71,14 @@ async def work(url: str) -> Any:
                 await backend.schedule_run(QUEUE, claimed.run_id, wake_at)
             elif number == 7:
                 await backend.await_event(QUEUE, claimed.task_id, claimed.run_id, "s", "weather")
-        return measure(await read_histories(backend, QUEUE))
+        await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G4"})  # in place of a failed one
+        histories = await read_histories(backend, QUEUE)
+        return measure(histories), operations_facts(histories, ())
 
 
 def test_status_monitor_and_audit_agree(contimg: Contimg, database_url: str) -> None:
     """Number for number, and word for word."""
-    figures = asyncio.run(work(database_url))
+    figures, of_night = asyncio.run(work(database_url))
     status = json.loads(contimg("status", "--json").stdout)
     shown = contimg("monitor", "--json")
     monitor = json.loads(shown.stdout)
@@ -86,12 +89,19 @@ def test_status_monitor_and_audit_agree(contimg: Contimg, database_url: str) -> 
     assert Counter(task["state"] for task in tasks) == queue["tasks_by_state"]
     assert f"{len(tasks)} tasks audited" in audit
     assert queue["completed_recently"] == figures.tasks_by_state["completed"]
-    assert queue["failed_recently"] == figures.tasks_by_state["failed"]
+    assert (status["failed_superseded"], figures.tasks_by_state["failed"]) == (1, 3)
+    assert (queue["failed_recently"], queue["superseded_recently"]) == (2, 1)
+    assert queue["last_failed"] in {each["task_id"] for each in tasks if each["group"] != "G4"}
+    assert (of_night.tasks_by_state["failed"], of_night.superseded_failures) == (3, 1)
+    metrics = contimg("metrics").stdout
+    for state, count in (("failed", 2), ("superseded", 1)):
+        name = f'contimg_recent_ended_tasks{{queue="{QUEUE}",state="{state}"}}'
+        assert f"{name} {count}.0" in metrics
     assert queue["failures_by_kind"] == figures.failures_by_kind
     assert queue["failures_by_rule"] == figures.failures_by_rule
     assert queue["latency_seconds_p50"] == pytest.approx(figures.latency_seconds[1])
     waiting = {task["task_id"]: task["why"] for task in monitor["waiting"]}
-    assert len(waiting) == 5
+    assert len(waiting) == 6
     for task in tasks:
         if task["task_id"] in waiting and task["state"] == "sleeping":
             assert (

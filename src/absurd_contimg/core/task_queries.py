@@ -19,6 +19,8 @@ LEASE_EXPIRED = "$ClaimTimeout"
 """The name of the reason that Absurd gives a run whose worker did not extend its lease."""
 KINDS_MAX = 100
 """So many kinds of failures are told apart, the most frequent."""
+FAILED_MAX = 1000
+"""So many of the tasks that failed lately are named."""
 _REASON_MEMBERS = ("name", "kind", "rule")
 
 
@@ -61,8 +63,8 @@ class RecentActivity:
     latency_seconds_p95: float | None
     failures: Sequence[FailureCount] = field(default=())
     """Failed runs, the most frequent first."""
-    last_failed: UUID | None = None
-    """The failed task whose last run failed last."""
+    failed_tasks: Sequence[UUID] = field(default=())
+    """The newest of the failed tasks, the one whose last run failed last first."""
 
 
 def select_tasks(histories: Iterable[History], wanted: TaskFilter) -> list[History]:
@@ -98,9 +100,9 @@ def names_failure(reason: Json, failure: str) -> bool:
 
 def activity_of(histories: Iterable[History], since: datetime) -> RecentActivity:
     """What ended since a moment, over all tasks of a queue."""
-    latencies, failed = [], 0
+    latencies = []
     completed = 0
-    last_failed: tuple[datetime, UUID] | None = None
+    failed: list[tuple[datetime, UUID]] = []
     reasons: Counter[str] = Counter()
     examples: dict[str, Json] = {}
     for history in histories:
@@ -113,9 +115,8 @@ def activity_of(histories: Iterable[History], since: datetime) -> RecentActivity
                     latencies.append((run.completed_at - task.enqueue_at).total_seconds())
             if run.state != "failed" or run.failed_at is None or run.failed_at < since:
                 continue
-            failed += is_last
-            if is_last and (last_failed is None or last_failed < (run.failed_at, task.task_id)):
-                last_failed = run.failed_at, task.task_id
+            if is_last:
+                failed.append((run.failed_at, task.task_id))
             if run.failure_reason is not None:
                 reason = _reason_members(run.failure_reason)
                 examples[repr(reason)] = reason
@@ -123,14 +124,14 @@ def activity_of(histories: Iterable[History], since: datetime) -> RecentActivity
     latencies.sort()
     return RecentActivity(
         completed,
-        failed,
+        len(failed),
         _percentile(latencies, 0.5),
         _percentile(latencies, 0.95),
         tuple(
             FailureCount(examples[key], runs)
             for key, runs in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
         )[:KINDS_MAX],
-        None if last_failed is None else last_failed[1],
+        tuple(task_id for _, task_id in sorted(failed, reverse=True))[:FAILED_MAX],
     )
 
 

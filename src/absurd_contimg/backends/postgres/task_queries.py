@@ -17,7 +17,13 @@ from psycopg.types.json import Jsonb
 from absurd_contimg.backends.postgres.columns import selected
 from absurd_contimg.backends.postgres.connections import Connections
 from absurd_contimg.core.records import LIVE_STATES, QueueStats, State, Task
-from absurd_contimg.core.task_queries import KINDS_MAX, FailureCount, RecentActivity, TaskFilter
+from absurd_contimg.core.task_queries import (
+    FAILED_MAX,
+    KINDS_MAX,
+    FailureCount,
+    RecentActivity,
+    TaskFilter,
+)
 
 _LIVE = "('pending', 'running', 'sleeping')"
 
@@ -60,11 +66,11 @@ from absurd.{runs}
 where state = 'failed' and failed_at >= %(since)s and failure_reason <> 'null'
 group by 1 order by 2 desc, 1 limit %(limit)s
 """)
-_LAST_FAILED = sql.SQL("""
+_FAILED = sql.SQL("""
 select t.task_id from absurd.{runs} r join absurd.{tasks} t on t.task_id = r.task_id
 where r.state = 'failed' and r.failed_at >= %(since)s
   and t.state = 'failed' and t.last_attempt_run = r.run_id
-order by r.failed_at desc, t.task_id desc limit 1
+order by r.failed_at desc, t.task_id desc limit %(failed_max)s
 """)
 # A live task has one live run; where the numbers agree, each has one, and nothing is compared.
 _SUSPECTS = sql.SQL(f"""
@@ -149,7 +155,7 @@ class TaskQueries:
     async def activity(self, queue_name: str, since: datetime) -> RecentActivity:
         """See `Inspection.recent_activity`."""
         tables = {"tasks": table("t", queue_name), "runs": table("r", queue_name)}
-        arguments = {"since": since, "limit": KINDS_MAX}
+        arguments = {"since": since, "limit": KINDS_MAX, "failed_max": FAILED_MAX}
         async with self._connections.snapshot() as connection:
 
             async def rows(query: sql.SQL) -> list[Any]:
@@ -158,7 +164,7 @@ class TaskQueries:
 
             ((completed, failed, latencies),) = await rows(_ENDED)
             failures = await rows(_FAILURES)
-            last_failed = await rows(_LAST_FAILED) if failed else []
+            failed_tasks = await rows(_FAILED) if failed else []
         median, late = latencies or (None, None)
         return RecentActivity(
             int(completed),
@@ -166,7 +172,7 @@ class TaskQueries:
             None if median is None else float(median),
             None if late is None else float(late),
             tuple(FailureCount(reason, int(number)) for reason, number in failures),
-            last_failed[0][0] if last_failed else None,
+            tuple(task_id for (task_id,) in failed_tasks),
         )
 
     async def suspects(self, queue_name: str, limit: int) -> list[UUID]:

@@ -41,16 +41,17 @@ def away(look: Look, dependency: Dependency) -> Iterable[Measured]:
 
 
 def failed_tasks(look: Look) -> Iterable[Measured]:
-    """Tasks of a queue that failed recently."""
+    """Tasks of a queue that failed recently and that no later task of their group replaces."""
     for queue in _queues(look):
         kinds = sorted(queue.failures_by_kind.items(), key=lambda item: -item[1])
         named = ", ".join(f"{kind} {count}" for kind, count in kinds[:3])
-        minutes = queue.recent_seconds / 60
+        minutes, number = queue.recent_seconds / 60, queue.superseded_recently
         yield Measured(
             queue.queue_name,
             queue.failed_recently,
             f"{counted(queue.failed_recently, 'task')} of queue {queue.queue_name} failed within "
             f"{minutes:.0f} min, {queue.completed_recently} completed"
+            + (f", {number} failed and have a later task of their group" if number else "")
             + (f" (failed attempts: {named})." if named else "."),
             f"contimg --queue {queue.queue_name} status, then: contimg history "
             f"{queue.last_failed or 'TASK'}",

@@ -81,7 +81,8 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "contimg_recent_ended_tasks",
-        "Tasks that completed or failed recently.",
+        "Tasks that completed or failed recently; superseded: failed, and their group has a later "
+        "task.",
         ("queue", "state"),
         lambda s: [
             ((queue.queue_name, state), count)
@@ -89,6 +90,7 @@ METRICS: tuple[Metric, ...] = (
             for state, count in (
                 ("completed", queue.completed_recently),
                 ("failed", queue.failed_recently),
+                ("superseded", queue.superseded_recently),
             )
         ],
     ),

@@ -139,7 +139,7 @@ def _service(service: ServiceOverview) -> tuple[Text, Text]:
 
 
 def _queue(queue: QueueOverview) -> Iterator[tuple[Text, Text]]:
-    states = queue.tasks_by_state
+    states, superseded = queue.tasks_by_state, queue.superseded_recently
     parts = [
         Text.assemble(number(states.get(name, 0)), f" {name}")
         for name in ("pending", "running", "sleeping")
@@ -148,6 +148,7 @@ def _queue(queue: QueueOverview) -> Iterator[tuple[Text, Text]]:
         Text.assemble(
             number(queue.completed_recently), " done, ",
             number(queue.failed_recently), f" failed in {_recent([queue])}",
+            f" and {superseded} with a later task" if superseded else "",
         )
     )  # fmt: skip
     if queue.oldest_claimable_seconds is not None:

@@ -261,6 +261,8 @@ class OperationsFacts:
     tasks_by_state: Mapping[str, int] = field(default_factory=dict)
     stage_seconds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Ascending, of the starts that have finished."""
+    superseded_failures: int = 0
+    """Of the failed tasks, those whose group or window has a later one."""
     failures_by_kind: Mapping[str, int] = field(default_factory=dict)
     """Failed attempts."""
     starts: int = 0

@@ -139,12 +139,15 @@ _DISK_STATUS: Mapping[str, Status] = {"ok": "pass", "warning": "warn", "failure"
 
 def _operations(facts: NightFacts, _gates: NightReportConfig) -> Row:
     key, title, unit = "operations", "Operations", "s"
-    gate = "a failed task warns; a disk warns or fails as in contimg monitor"
+    gate = (
+        "a failed task without a later one of its group warns; a disk warns or fails as in "
+        "contimg monitor"
+    )
     went = facts.operations
     if not went.tasks_by_state:
         reason = "no task of this night is in the queue's history"
         return not_measured(key, title, unit, gate, reason, expected=bool(facts.groups))
-    failed = went.tasks_by_state.get("failed", 0)
+    failed = went.tasks_by_state.get("failed", 0) - went.superseded_failures
     status = worst(
         "warn" if failed else "pass",
         _DISK_STATUS[went.disk_health],
@@ -161,6 +164,8 @@ def _operations(facts: NightFacts, _gates: NightReportConfig) -> Row:
         else f"no disk of {went.n_disks} fills" if went.n_disks else "no disk can be looked at"
     )  # fmt: skip
     states = ", ".join(f"{n} {state}" for state, n in sorted(went.tasks_by_state.items()))
+    if went.superseded_failures:
+        states += f" ({went.superseded_failures} of the failed have a later task of their group)"
     reasons = [
         f"{failed} task{'' if failed == 1 else 's'} failed" if failed else "",
         went.disk_problem,
@@ -171,7 +176,8 @@ def _operations(facts: NightFacts, _gates: NightReportConfig) -> Row:
         f"wasted in {went.wasted_starts} of {went.starts} starts; {disk}",
         went.wasted_seconds, unit, gate, "; ".join(filter(None, reasons)),
         numbers={
-            "failed_tasks": failed, "starts": went.starts, "wasted_starts": went.wasted_starts,
+            "failed_tasks": failed, "superseded_failures": went.superseded_failures,
+            "starts": went.starts, "wasted_starts": went.wasted_starts,
             "hours_to_full": went.hours_to_full,
             **{f"{stage}_p50_seconds": p50 for stage, (p50, _) in stages.items()},
             **{f"{stage}_p95_seconds": p95 for stage, (_, p95) in stages.items()},

@@ -9,7 +9,12 @@ from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.records import History
 from absurd_contimg.history.metrics import loss_cause, measure
 from absurd_contimg.history.stage_tasks import STAGE_PREFIX, with_stage_tasks
-from absurd_contimg.history.summary import TaskSummary, command_after_cancellation, summarize
+from absurd_contimg.history.summary import (
+    TaskSummary,
+    command_after_cancellation,
+    summarize,
+    superseded,
+)
 from absurd_contimg.history.timeline import SECONDARY_TASKS, StepStart, group_in, step_starts
 from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
 from absurd_contimg.operations.night_report.facts import OperationsFacts, TaskFacts
@@ -116,6 +121,7 @@ def operations_facts(
         stage_seconds={
             step: tuple(sorted(values)) for step, values in metrics.step_seconds.items()
         },
+        superseded_failures=len(superseded(history.task for history in histories)),
         failures_by_kind=metrics.failures_by_kind,
         starts=starts,
         wasted_seconds=seconds,

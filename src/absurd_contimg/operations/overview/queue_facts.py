@@ -16,6 +16,7 @@ from absurd_contimg.history.durations import duration_text
 from absurd_contimg.history.failures import reason_members
 from absurd_contimg.history.queue_health import QueueProblem, find_problems
 from absurd_contimg.history.stage_tasks import COORDINATOR
+from absurd_contimg.history.summary import superseded_failures
 from absurd_contimg.history.timeline import group_in
 from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
 from absurd_contimg.operations.console import counted
@@ -38,6 +39,8 @@ class QueueFacts:
     running: Sequence[RunningTask]
     waiting: Sequence[History]
     """The oldest of those that sleep and of those that are pending."""
+    superseded: frozenset[UUID] = frozenset()
+    """The failed tasks of the activity whose group or window has a later one."""
 
     @property
     def blocked(self) -> str | None:
@@ -74,13 +77,18 @@ async def read_queue(
         for run in history.runs
         if run.state == "running"
     ]
+    failed = activity.failed_tasks
+    superseded = (await superseded_failures(inspection, queue_name)) if failed else frozenset()
+    superseded &= frozenset(failed)
     held = {each.run.task_id for each in runs}
     waiting = [
         history
         for history in histories.values()
         if history.task.task_id not in held and explainable(history)
     ]
-    return QueueFacts(queue_name, stats, activity, problems, runs, waiting)
+    return QueueFacts(
+        queue_name, stats, activity, problems, runs, waiting, superseded & set(failed)
+    )
 
 
 def explainable(history: History) -> bool:
@@ -98,7 +106,8 @@ def queue_overview(
         name, kind, rule = reason_members(failure.reason)
         kinds[kind or name] = kinds.get(kind or name, 0) + failure.runs
         rules[rule or name] = rules.get(rule or name, 0) + failure.runs
-    stats, activity = facts.stats, facts.activity
+    stats, activity, superseded = facts.stats, facts.activity, facts.superseded
+    failed = [task_id for task_id in activity.failed_tasks if task_id not in superseded]
     return QueueOverview(
         queue_name=facts.queue_name,
         tasks_by_state=cast(Mapping[State, int], stats.tasks_by_state),
@@ -108,13 +117,14 @@ def queue_overview(
         pause=pause,
         recent_seconds=recent_seconds,
         completed_recently=activity.completed,
-        failed_recently=activity.failed,
+        failed_recently=activity.failed - len(superseded),
         latency_seconds_p50=activity.latency_seconds_p50,
         latency_seconds_p95=activity.latency_seconds_p95,
         failures_by_kind=kinds,
         failures_by_rule=rules,
         problems=tuple(map(str, facts.problems)),
-        last_failed=activity.last_failed,
+        last_failed=failed[0] if failed else None,
+        superseded_recently=len(superseded),
     )
 
 

@@ -33,6 +33,7 @@ class QueueOverview:
     recent_seconds: float
     completed_recently: int
     failed_recently: int
+    """Without those whose group or window has a later task, which are `superseded_recently`."""
     latency_seconds_p50: float | None
     """From spawn to completion, of the tasks that completed recently."""
     latency_seconds_p95: float | None
@@ -42,7 +43,9 @@ class QueueOverview:
     problems: tuple[str, ...] = ()
     """Tasks that are stuck or block the queue, each with what to do."""
     last_failed: UUID | None = None
-    """The task that failed last, recently."""
+    """Of the tasks that failed recently the last one."""
+    superseded_recently: int = 0
+    """Tasks that failed, and for whose group or window a later one was spawned."""
 
     def seconds_behind_pause(self, now: datetime) -> float:
         """How long its oldest task has waited because of a pause; 0: none has."""
