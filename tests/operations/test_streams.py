@@ -6,12 +6,14 @@ import fcntl
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked_programs import ForkedProcess, built_commands, run_commands
 
 from absurd_contimg.operations.cli import main
 
@@ -156,6 +158,34 @@ def test_interrupt_while_commands_are_imported_is_one_line(
         rest = [line for line in process.stderr if "import time:" not in line]
         assert process.stdout.read() == ""
     assert (process.returncode, rest) == (130, ["contimg: interrupted\n"])
+
+
+@pytest.mark.parametrize("command", [["status"], ["backup", "copy"]])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_command_is_one_line(
+    number: signal.Signals, command: list[str], tmp_path: Path
+) -> None:
+    """It waits for a database that does not answer, in asyncio or not."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://user@127.0.0.1:{silent.getsockname()[1]}/db"
+
+        def run() -> None:
+            os.chdir(tmp_path)
+            sys.argv = ["contimg", *command]
+            run_commands()
+
+        built_commands()
+        process = ForkedProcess(
+            run, {**environment(), "ABSURD_DATABASE_URL": url}, tmp_path / "out"
+        )
+        silent.settimeout(20)
+        with silent.accept()[0]:
+            process.send_signal(number)
+            code = process.wait(2.0)
+    assert code == (130 if number == signal.SIGINT else -number)
+    name = "" if number == signal.SIGINT else f" by {number.name}"
+    assert (tmp_path / "out").read_text() == f"contimg: interrupted{name}\n"
+    assert os.listdir(tmp_path) == ["out"]
 
 
 @pytest.mark.parametrize("mask", ["0", "0777"])
