@@ -524,6 +524,27 @@ def test_logs_of_a_group_are_shown_without_the_database(tmp_path: Path) -> None:
     assert str(folder) in str(logs("G1", "--stage", "convert").exception)
 
 
+def test_logs_names_the_starts_that_it_does_not_show(tmp_path: Path) -> None:
+    """Also a newer one that wrote nothing: the log of the first one looked like the last."""
+    folder = log_folder(tmp_path, "G1")
+    folder.mkdir(parents=True)
+    for number, (start, text) in enumerate((("t-1", "one"), ("t-2", "two"), ("t-3", ""))):
+        for path in log_paths(folder, "image", start):
+            path.write_text(text)
+            os.utime(path, (number, number))
+    arguments = ["--state-dir", str(tmp_path), "logs", "G1"]
+    shown = CliRunner().invoke(app, arguments).stdout
+    assert "two" in shown
+    assert "one" not in shown
+    listed = [line.split() for line in shown.splitlines() if line.startswith("  1970-01-01")]
+    assert [(words[3], words[4]) for words in listed] == [
+        ("image-t-3", "empty"),
+        ("image-t-1", "6"),
+    ]
+    starts = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["starts"]
+    assert [start["name"] for start in starts] == ["image-t-3", "image-t-2", "image-t-1"]
+
+
 def test_earlier_name_of_respawn_is_refused_with_the_new_one() -> None:
     refused = CliRunner().invoke(app, ["spawn", "--anew"])
     assert refused.exit_code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from absurd_contimg.execution.scratch import safe_name
@@ -22,6 +23,18 @@ _FATAL_WORDS = (
 _CASA_SUFFIX, _OUTPUT_SUFFIX = ".casa.log", ".out.log"
 
 
+@dataclass(frozen=True, slots=True)
+class LoggedStart:
+    """A start of a stage, by its logs."""
+
+    name: str
+    """Stage and start, as in the names of its files."""
+    written_at: float
+    """When one of its files changed last, in seconds since 1970."""
+    size_bytes: int
+    """Of both files; 0 if the stage has written nothing."""
+
+
 def log_folder(state_dir: Path, group_id: str) -> Path:
     """The folder with the logs of a group's stages."""
     return state_dir / "logs" / safe_name(group_id)
@@ -37,11 +50,25 @@ def newest_logs(folder: Path, stage: str | None = None) -> list[Path]:
     """The logs of the latest start (of this stage) that wrote anything; none if none did."""
     pattern = "*.log" if stage is None else f"{safe_name(stage)}-*.log"
     written = [path for path in folder.glob(pattern) if path.stat().st_size > 0]
-    starts: dict[str, list[Path]] = {}
-    for path in sorted(written, key=lambda path: path.stat().st_mtime_ns):
-        start = path.name.removesuffix(_CASA_SUFFIX).removesuffix(_OUTPUT_SUFFIX)
-        starts.setdefault(start, []).append(path)
-    return sorted(starts[start]) if written else []
+    newest = max(written, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return [] if newest is None else sorted(p for p in written if _start(p) == _start(newest))
+
+
+def logged_starts(folder: Path, stage: str | None = None) -> list[LoggedStart]:
+    """The starts (of this stage) that have a log, the newest first."""
+    pattern = "*.log" if stage is None else f"{safe_name(stage)}-*.log"
+    starts: dict[str, list[os.stat_result]] = {}
+    for path in folder.glob(pattern):
+        starts.setdefault(_start(path), []).append(path.stat())
+    logged = [
+        LoggedStart(name, max(each.st_mtime for each in files), sum(each.st_size for each in files))
+        for name, files in starts.items()
+    ]
+    return sorted(logged, key=lambda start: (start.written_at, start.name), reverse=True)
+
+
+def _start(path: Path) -> str:
+    return path.name.removesuffix(_CASA_SUFFIX).removesuffix(_OUTPUT_SUFFIX)
 
 
 def logged_groups(state_dir: Path) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,10 +23,13 @@ from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.records import History, Task
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.errors import AwayError, MissingInputError, SettingError
+from absurd_contimg.execution.disk_usage import size_text
 from absurd_contimg.execution.logs import (
+    LoggedStart,
     log_folder,
     logged_groups,
     logged_stages,
+    logged_starts,
     newest_logs,
     tail,
 )
@@ -143,13 +147,26 @@ def logs(
         raise _no_log(state_dir, group, stage)
     if as_json:
         ends = [{"path": path, "lines": tail(path, lines)} for path in paths]
-        shared.print_json({"folder": folder, "logs": ends})
+        starts = logged_starts(folder, stage)
+        shared.print_json({"folder": folder, "logs": ends, "starts": starts})
         return
     for path in paths:
         console.out(path, style="bold")
         for line in tail(path, lines):
             console.out(line)
-    console.out(f"Logs of earlier starts: {folder}")
+    _list_starts(folder, logged_starts(folder, stage), {path.name for path in paths})
+
+
+def _list_starts(folder: Path, starts: list[LoggedStart], shown: set[str]) -> None:
+    """The starts of which no log is shown, with the time of their last line."""
+    others = [
+        start for start in starts if not any(name.startswith(f"{start.name}.") for name in shown)
+    ]
+    console.out(f"Other starts in {folder}, the newest first:" if others else f"Folder: {folder}")
+    for start in others:
+        at = datetime.fromtimestamp(start.written_at, UTC)
+        size = size_text(start.size_bytes) if start.size_bytes else "empty"
+        console.out(f"  {at:%Y-%m-%d %H:%M:%S} UTC  {start.name}  {size}")
 
 
 def _no_log(state_dir: Path, group: str, stage: str | None) -> MissingInputError:

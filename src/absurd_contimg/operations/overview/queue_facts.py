@@ -86,9 +86,7 @@ async def read_queue(
         for history in histories.values()
         if history.task.task_id not in held and explainable(history)
     ]
-    return QueueFacts(
-        queue_name, stats, activity, problems, runs, waiting, superseded & set(failed)
-    )
+    return QueueFacts(queue_name, stats, activity, problems, runs, waiting, superseded)
 
 
 def explainable(history: History) -> bool:
