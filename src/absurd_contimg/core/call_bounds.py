@@ -17,6 +17,7 @@ _log = logging.getLogger(__name__)
 _CALL_SECONDS = 20.0
 """Of one call, at most a third of the lease; doubled while none is answered, up to half of the
 lease: with a deep backlog, Absurd needs seconds for a claim."""
+_LACKS_RIGHT = "42501"
 _STOP_SECONDS = 2.0
 """How long a stopping worker still waits."""
 
@@ -33,6 +34,7 @@ class CallBounds:
         self.unanswered = 0
         """How many waits in a row had no answer."""
         self._unanswered_since = 0.0
+        self._lacks_right_since: float | None = None
 
     async def __call__(self, call: Callable[[], Awaitable[_T]], calls: int = 1) -> _T:
         """Raise `BackendUnavailable` if so many calls take too long, or soon after `stop`."""
@@ -65,8 +67,17 @@ class CallBounds:
         if not self.unanswered:
             self._unanswered_since = now
         self.unanswered += 1
+        if error.sqlstate != _LACKS_RIGHT:
+            self._lacks_right_since = None
+        elif self._lacks_right_since is None:
+            self._lacks_right_since = now
         if isinstance(error, BackendUnavailable):
             self._unheard_until = now + self._lease_seconds
+
+    def seconds_without_right(self) -> float:
+        """How long every wait has ended because the database's user lacks a right."""
+        since = self._lacks_right_since
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
     def note_answer(self) -> None:
         """The database answers; logs the end of an outage."""
@@ -74,6 +85,7 @@ class CallBounds:
             seconds = asyncio.get_running_loop().time() - self._unanswered_since
             _log.info("the database answers again, after %.0f s", seconds)
         self.unanswered = 0
+        self._lacks_right_since = None
 
     def may_have_claimed(self) -> bool:
         """Whether a claim may still be carried out, for nobody, that was not answered."""

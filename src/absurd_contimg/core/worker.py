@@ -49,6 +49,9 @@ _log = logging.getLogger(__name__)
 
 _UNREACHABLE_PAUSE_SECONDS = 1.0
 _REFUSED_PAUSE_LIMIT_SECONDS = 30.0
+_RIGHT_SECONDS = 20.0
+"""How long a worker that ends when it is idle waits for a right that its user lacks: who renews
+grants takes them away first."""
 _RELEASE_SECONDS = 5.0
 """How long a stopping worker tries to release a run while the database is away."""
 _UNKNOWN_TASK_SECONDS = 15.0
@@ -130,7 +133,7 @@ class Worker:
     _claims_refused: int = field(default=0, init=False)
     """In a row, by a database that answers."""
     _outage: str = field(default="", init=False)
-    """Why claims are not answered, as it was logged last."""
+    """Why nothing can be claimed, as it was logged last."""
 
     def __post_init__(self) -> None:
         self._lost = LostLeases(self.settings.worker_id)
@@ -141,18 +144,24 @@ class Worker:
         self._stopping.set()
         self._bounded.stop()
 
+    def problem(self) -> str:
+        """Why it can claim nothing now; empty if it can."""
+        queue = self.settings.queue_name
+        return f"cannot claim from queue {queue}: {self._outage}" if self._outage else ""
+
     async def run(self, until_idle: bool = False, beside: Sequence[Worker] = ()) -> None:
         """Work until `stop` is called or, with `until_idle`, until nothing can be claimed.
 
         A task that sleeps or waits for an event cannot be claimed, and is left as it is.
         A queue that refuses claims is polled less and less often while the runs go on; with
-        `until_idle` the refusal is raised then. Returns when every run has ended or is released.
-        With `until_idle` raises `Standstill`, and releases its runs, when they and those of the
-        workers `beside` it in this process all wait for tasks that nobody takes up.
+        `until_idle` the refusal is raised then, and that for a missing right when it lasts.
+        Returns when every run has ended or is released. With `until_idle` raises `Standstill`,
+        and releases its runs, when they and those of the workers `beside` it in this process all
+        wait for tasks that nobody takes up.
         """
         stop = asyncio.create_task(self._stopping.wait())
         try:
-            await self._recover_orphans(stop)
+            await self._recover_orphans(stop, until_idle)
             while not self._stopping.is_set():
                 if self.due_signal is not None:
                     self.due_signal.before_claim()
@@ -178,7 +187,7 @@ class Worker:
             with suppress(BackendError):  # then the next start takes this one for a death
                 await self._bounded(self._note_losses)
 
-    async def _recover_orphans(self, stop: asyncio.Task[bool]) -> None:
+    async def _recover_orphans(self, stop: asyncio.Task[bool], until_idle: bool) -> None:
         """Release the runs that a dead process of our id has left, when the database answers."""
         while not self._stopping.is_set():
             try:
@@ -186,21 +195,26 @@ class Worker:
             except BackendError as error:
                 if meaning_of(error) is not Refusal.PASSING:
                     raise
-                self._note_outage(error)
+                self._note_outage(error, until_idle)
                 await asyncio.wait({stop}, timeout=_UNREACHABLE_PAUSE_SECONDS)
             else:
                 self._bounded.note_answer()
                 self._has_recovered = True
                 return
 
-    def _note_outage(self, error: BackendError) -> None:
-        """Note that a claim was not answered; a warning only where that is news."""
+    def _note_outage(self, error: BackendError, until_idle: bool) -> None:
+        """Note that a claim was not answered; a warning only where that is news.
+
+        Raises it with `until_idle` if the user has lacked a right for too long.
+        """
         text = str(error)
         _log.log(
             logging.DEBUG if text == self._outage else logging.WARNING, "cannot claim: %s", text
         )
         self._outage = text
         self._bounded.note(error)
+        if until_idle and not self._runs and self._bounded.seconds_without_right() > _RIGHT_SECONDS:
+            raise error
 
     async def _release_orphans(self) -> None:
         """Release runs claimed under our id but not here: by a dead process, or an unheard claim.
@@ -247,11 +261,12 @@ class Worker:
             )
         except BackendError as error:
             if meaning_of(error) is Refusal.PASSING:
-                self._note_outage(error)
+                self._note_outage(error, until_idle)
                 return []
             queue = (self.backend, settings.queue_name, self._bounded)
             if isinstance(error, ValueRefused) and await unblock(*queue):
                 return await self._claim(until_idle)
+            self._outage = str(error)
             self._claims_refused += 1  # the growing pause between claims keeps the log short
             await log_refusal(*queue, error, self.explain_refusal)
             if until_idle and not self._runs:

@@ -36,6 +36,7 @@ from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.disk_usage import MOUNT_FOR_WRITING, disk_usage, size_text
 from absurd_contimg.ingest.spawn import find_catalog
+from absurd_contimg.operations.doctor.rights import lacking_rights
 from absurd_contimg.operations.doctor.site_folders import (
     folder_names,
     folders_of_products,
@@ -354,7 +355,8 @@ def _reachable(url: str) -> list[Finding]:
             remedy = f"{sys.executable} -m pip install --upgrade absurdctl"
         return [Finding(False, "database", f"{location}: {text}", remedy)]
     text = f"{location}: Absurd's schema {SCHEMA_VERSION}."
-    return [Finding(True, "database", text), *table_locks(url), _additions(url), _clock(url)]
+    kept = [*lacking_rights(url), *table_locks(url)]
+    return [Finding(True, "database", text), *kept, _additions(url), _clock(url)]
 
 
 def _additions(url: str) -> Finding:

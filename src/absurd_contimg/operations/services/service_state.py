@@ -59,7 +59,8 @@ class WorkerState:
 
     def problem(self) -> str:
         """The first of the problems."""
-        return next((text for problem in self.problems if (text := problem())), "")
+        problems = (*self.problems, *(worker.problem for worker in self.workers))
+        return next((text for problem in problems if (text := problem())), "")
 
     def is_ready(self) -> bool:
         """After the first claim on each queue, whatever came of it."""
