@@ -113,6 +113,18 @@ def test_the_remains_of_a_failed_group_go_first(site: tuple[Registry, Path]) -> 
     assert stages == {"catalog_setup", "convert", "flag", "calibrate_apply", "image", "validate"}
 
 
+def test_an_emptied_folder_of_products_gets_no_folder(site: tuple[Registry, Path]) -> None:
+    """It may be the mount point of a disk that is away."""
+    shutil.rmtree(site[1])
+    site[1].mkdir()
+    report = run(site, 200)
+    assert report.removed == ()
+    assert {product.kept for product in report.kept} == {
+        "it is a link, behind one, or not there: contimg registry check"
+    }
+    assert list(site[1].iterdir()) == []
+
+
 def test_other_times_can_be_set(site: tuple[Registry, Path]) -> None:
     config = RetentionConfig(science_ms_days=None, images_days=1, mosaics_days=2)
     plan = plan_retention(site[0], config, NOTHING, after(50))

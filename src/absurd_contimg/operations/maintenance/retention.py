@@ -146,6 +146,8 @@ def run_retention(
         raise BrokenProductError(
             f"{output_dir / REMOVED} is a link.", "Remove it: products are held there meanwhile."
         )
+    if not plan.removed and not files.is_folder(output_dir / REMOVED):
+        return RetentionReport((), tuple(plan.kept), 0)  # an empty mount point gets no folder
     files.ensure_folder(output_dir / REMOVED)
     lock = files.try_lock(output_dir / REMOVED / ".lock")
     if lock is None:
