@@ -480,3 +480,34 @@ def test_a_table_that_is_not_of_absurd_is_named_before_it_goes(
             "absurd: 1 row of dba_notes",
             "absurd: 3 rows of t_q",
         ]
+
+
+def test_what_is_no_table_is_named_before_it_goes(database_url: str, tmp_path: Path) -> None:
+    """Also where nothing else is: a foreign table went without a word, and without --force."""
+    registry = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    make_backup(database_url, registry, tmp_path / "b", NOW)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        assert what_would_go(database_url, registry) == []
+        for statement in (
+            "create extension file_fdw",
+            "create server files foreign data wrapper file_fdw",
+            "create foreign table absurd.weather (a text) server files"
+            " options (filename '/dev/null')",
+            "create view absurd.tonight as select 1",
+            "create materialized view absurd.week as select 1",
+            "create sequence absurd.numbers",
+            "create type absurd.verdict as enum ('good')",
+            "create table absurd.counted (a serial)",
+            "create function absurd.night() returns int language sql as 'select 1'",
+        ):
+            connection.execute(statement)
+    with pytest.raises(SettingError, match="the foreign table weather; absurd: the function night"):
+        restore_backup(database_url, registry, tmp_path / "b")
+    assert what_would_go(database_url, registry) == [
+        "absurd: the foreign table weather",
+        "absurd: the function night",
+        "absurd: the materialized view week",
+        "absurd: the sequence numbers",
+        "absurd: the type verdict",
+        "absurd: the view tonight",
+    ]

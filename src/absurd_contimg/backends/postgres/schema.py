@@ -38,6 +38,8 @@ IS_ASIDE: LiteralString = f"select pg_catalog.to_regnamespace('{ASIDE}') is not 
 _SQL = absurdctl.BUNDLED_SCHEMA_SQL
 _CREATE = re.compile("^create function", re.MULTILINE)
 _CREATED = re.compile(r"^create (?:or replace )?function absurd\.(\w+)", re.MULTILINE)
+OWN_PROCEDURES = frozenset((*_CREATED.findall(_SQL), "contimg_due"))
+"""What Absurd and this package make in the schema, by name."""
 _PROCEDURES: LiteralString = (
     "select p.proname from pg_catalog.pg_proc p"
     " join pg_catalog.pg_namespace n on n.oid = p.pronamespace where n.nspname = 'absurd'"

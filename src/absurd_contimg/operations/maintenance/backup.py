@@ -48,6 +48,7 @@ from absurd_contimg.operations.maintenance.schema_replacement import (
     aside_of,
     bounded_session,
     grants_of,
+    joined,
     naming_missing_right,
     require_no_dependents,
     require_right_to_copy,
@@ -205,7 +206,7 @@ def restore_backup(
         going = what_would_go(database_url, registry_url)
         if going and not force:
             raise SettingError(
-                f"The database is not empty: {'; '.join(going[:10])}.",
+                f"The database is not empty: {joined(going)}.",
                 "These would go. To replace them: --force. Back them up before.",
             )
         _replace(database_url, registry_url, folder, noted)

@@ -19,6 +19,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from absurd_contimg.backends.postgres import lock_holders
+from absurd_contimg.backends.postgres.schema import OWN_PROCEDURES
 from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.console import counted
@@ -36,6 +37,25 @@ TABLES: LiteralString = (
     " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
     " where n.nspname = %s and c.relkind in ('r', 'p') and not c.relispartition order by 1"
 )
+_THINGS: LiteralString = """
+select case c.relkind when 'f' then 'foreign table' when 'v' then 'view'
+         when 'm' then 'materialized view' when 'S' then 'sequence' else 'type' end, c.relname
+  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+ where n.nspname = %(schema)s and c.relkind in ('f', 'v', 'm', 'S', 'c')
+   and not exists (select from pg_catalog.pg_depend d
+         where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid
+           and d.refclassid = d.classid and d.deptype in ('a', 'i'))
+union all
+select 'function', p.proname
+  from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+ where n.nspname = %(schema)s and not p.proname = any(%(own)s)
+union all
+select 'type', t.typname
+  from pg_catalog.pg_type t join pg_catalog.pg_namespace n on n.oid = t.typnamespace
+ where n.nspname = %(schema)s and t.typtype in ('e', 'd', 'r')
+ order by 1, 2
+"""
+"""What somebody has put into a schema beside tables; a counter belongs to its table."""
 _DEPENDENTS: LiteralString = """
 with own as (
   select oid from pg_catalog.pg_namespace where nspname = any(%(schemas)s)
@@ -131,7 +151,7 @@ class Grant:
 
 
 def what_would_go(database_url: str, registry_url: str) -> list[str]:
-    """What a restoration would replace: each table with rows, and rights of other roles."""
+    """What a restoration would replace: what is not ours, tables with rows, rights of others."""
     lines = _rows(database_url, "absurd")
     if not registry_url.startswith(SQLITE):
         return lines + _rows(registry_url, "contimg")
@@ -168,7 +188,7 @@ def require_no_dependents(session: Session, schema: str) -> None:
     if names:
         raise SettingError(
             f"What depends on the schema {schema} would be removed with its tables, and is in no "
-            f"backup: {_joined(names)}.",
+            f"backup: {joined(names)}.",
             "Save their definitions, drop or move them, then contimg restore again; after it, make "
             "them again.",
         )
@@ -218,13 +238,15 @@ def describe_grants(schema: str, grants: Iterable[Grant]) -> list[str]:
     for grant in grants:
         if grant.name not in names[grant.role]:
             names[grant.role].append(grant.name)
-    return [f"{schema}: rights of {role} on {_joined(names[role], ', ')}" for role in names]
+    return [f"{schema}: rights of {role} on {joined(names[role], ', ')}" for role in names]
 
 
 def _rows(url: str, schema: str) -> list[str]:
-    """The tables of a schema that have rows, with their number, and rights of other roles."""
-    lines = []
+    """What is no table, the tables that have rows, with their number, and rights of others."""
     with bounded_session(url, schema) as session:
+        values = {"schema": schema, "own": list(OWN_PROCEDURES)}
+        things = session.execute(_THINGS, values).fetchall()
+        lines = [f"{schema}: the {kind} {name}" for kind, name in things]
         for (name,) in session.execute(TABLES, (schema,)).fetchall():
             if _UNNAMED[schema].fullmatch(name):
                 continue
@@ -260,6 +282,7 @@ def naming_missing_right(schema: str) -> Iterator[None]:
         ) from error
 
 
-def _joined(names: list[str], separator: str = "; ") -> str:
+def joined(names: list[str], separator: str = "; ") -> str:
+    """The first of the names, and how many more there are."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return separator.join(names[:_LISTED]) + more
