@@ -212,3 +212,28 @@ def test_the_commands_are_listed_by_their_names() -> None:
     groups = [name for name, command in commands.items() if hasattr(command, "commands")]
     plain = [name for name in commands if name not in groups]
     assert list(commands) == [*sorted(plain), *sorted(groups)]
+
+
+def refusal(name: str, words: list[str]) -> str:
+    """What the parser says of these words; nothing if it takes them."""
+    try:
+        COMMANDS[name].make_context(name, words)
+    except Exception as error:  # noqa: BLE001 - the parser's class is none of Typer's names
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_value_is_refused_by_its_name(empty: str) -> None:
+    """As of a variable that is not set: contimg backup "$DIR" made it in the current folder."""
+    accepted = []
+    for name, command in COMMANDS.items():
+        for each in command.params:
+            is_option = each.param_type_name == "option"
+            if each.default == "" or (is_option and each.is_flag):
+                continue
+            shown = each.opts[0] if is_option else ""
+            words = [f"{shown}={empty}"] if is_option else [empty] * len(command.params)
+            if f"{shown} is empty" not in refusal(name, words):
+                accepted.append((name, each.name))
+    assert accepted == []

@@ -65,7 +65,7 @@ _EXTRAS = {
 
 
 class _SiteCommand(TyperCommand):
-    """A command that says where an option of the site has to stand."""
+    """A command that says where an option of the site has to stand, and refuses empty values."""
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -75,7 +75,21 @@ class _SiteCommand(TyperCommand):
             name = argument.partition("=")[0]
             if name in before - own:
                 ctx.fail(f"{name} stands before the command: contimg {name} ... {self.name}")
+        self._refuse_empty_values(ctx, args)
         return super().parse_args(ctx, args)
+
+    def _refuse_empty_values(self, ctx: Any, args: list[str]) -> None:
+        """As of a variable that is not set: an empty path would be the current folder."""
+        values, _, _ = self.make_parser(ctx).parse_args(args=[*args])
+        for parameter in self.get_params(ctx):
+            given = values.get(parameter.name)
+            texts = given if isinstance(given, list | tuple) else (given,)
+            if parameter.default != "" and any(
+                isinstance(text, str) and not text.strip() for text in texts
+            ):
+                is_option = parameter.param_type_name == "option"
+                name = parameter.opts[0] if is_option else str(parameter.name).upper()
+                ctx.fail(f"{name} is empty. Give a value; the current folder is written as a dot.")
 
 
 def _unwrap_help(group: typer.Typer) -> None:
