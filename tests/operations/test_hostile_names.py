@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.table import Table
+from rich.text import Text
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.context import TaskContext
@@ -122,12 +123,16 @@ def test_line_ends_forge_no_line_of_a_table(end: str) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.text(st.characters(), max_size=60))
 def test_any_text_is_harmless(text: str) -> None:
-    """In a cell, as a sentence, with and without markup, surrogates of file names included."""
+    """In a cell, as a sentence, with and without markup, surrogates of file names included.
+
+    A `Text` was printed as it was: what contimg actions says of an unknown target.
+    """
     table = Table("name", title=cell(text))
     table.add_row(cell(text))
     render(table)
     render(text)
     render(text, markup=False)
+    render(Text(text))
     json.dumps(jsonable({text: [text]}), ensure_ascii=False).encode()
 
 

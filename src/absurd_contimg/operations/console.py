@@ -12,16 +12,17 @@ import math
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import PurePath
 from typing import Any, TextIO, cast
 
 from pydantic_core import to_jsonable_python
-from rich.console import Console, ConsoleDimensions
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.errors import MarkupError
 from rich.markup import escape
+from rich.segment import Segment
 from rich.text import Text
 from typing_extensions import override
 
@@ -129,6 +130,15 @@ class SafeConsole(Console):
             return super().render_str(text, **options)
         except MarkupError:
             return super().render_str(text, **{**options, "markup": False})
+
+    @override
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Escape also what reaches the console as a `Text`, which `render_str` does not see."""
+        for segment in super().render(renderable, options):
+            is_harmless = segment.control or segment.text.strip("\n").isprintable()
+            yield segment if is_harmless else segment._replace(text=printable_lines(segment.text))
 
 
 class SafeFormatter(logging.Formatter):
