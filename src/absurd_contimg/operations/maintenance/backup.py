@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import tempfile
@@ -380,6 +381,12 @@ def _run(program: str, url: str | None, *arguments: str) -> None:
         stdin=subprocess.DEVNULL,
         close_fds=False,  # it holds the lock of the restoration, too, should this process be killed
     )
+    if done.returncode < 0:
+        ending = signal.strsignal(-done.returncode) or f"signal {-done.returncode}"
+        raise SettingError(
+            f"{program} was ended by a signal: {ending}.",
+            "Raise a limit of this shell that it has reached (ulimit -a), or free memory.",
+        )
     if done.returncode != 0:
         raise SettingError(
             f"{program} failed: {one_line(' '.join(mask(done.stderr).split()), 500)}",
