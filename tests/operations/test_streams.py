@@ -10,12 +10,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from forked_programs import ForkedProcess, built_commands, run_commands
+from forked_programs import ForkedProcess, built_commands, run_commands, run_forked
 
 from absurd_contimg.operations.cli import main
+from absurd_contimg.operations.console import StreamError, console
 
 CONTIMG = f"{shlex.quote(sys.executable)} -m absurd_contimg.operations"
 ENTRY = "import sys; from absurd_contimg.operations.program import main; sys.exit(main())"
@@ -64,6 +66,36 @@ def test_full_disk_under_standard_output_is_one_sentence(command: str, tmp_path:
     assert "Exception ignored" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("target", "message"), [("/dev/full", "Standard output cannot be written"), (None, "")]
+)
+def test_output_that_a_command_goes_on_without_is_no_success(
+    target: str | None, message: str
+) -> None:
+    """A full disk, or a pipe that nobody reads: an emergency stop ended half-way, with code 0."""
+
+    def work() -> None:
+        with suppress(StreamError, BrokenPipeError):
+            console.print("first")
+        console.print("second")
+        os.write(2, b"done\n")
+        sys.exit(0)
+
+    def run() -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer if target is None else os.open(target, os.O_WRONLY), 1)
+        earlier, sys.stdout = sys.stdout, os.fdopen(1, "w", buffering=1, closefd=False)
+        main.app = work  # type: ignore[assignment]
+        main.main()
+        del earlier  # it would have closed the descriptor
+
+    ended = run_forked(run, environment())
+    assert (ended.returncode, ended.stderr.startswith("done\n")) == (1, True)
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_standard_error_on_a_full_disk_changes_no_exit_code(tmp_path: Path) -> None:
     assert shell(f"{CONTIMG} --output-dir out logs no 2> /dev/full", tmp_path).returncode == 1
 
@@ -96,8 +128,20 @@ def no_memory(_: Path) -> None:
     bytearray(2**62)
 
 
+def no_memory_for_a_library(_: Path) -> None:
+    raise ImportError("libscipy_openblas.so: failed to map segment from shared object")
+
+
+def too_many_open_files_for_a_library(_: Path) -> None:
+    raise ImportError("libz.so.1: cannot open shared object file: Too many open files")
+
+
 @pytest.mark.parametrize(
-    "refused", [a_long_name, a_circle_of_links, below_a_file, a_full_disk, no_memory]
+    "refused",
+    [
+        *(a_long_name, a_circle_of_links, below_a_file, a_full_disk, no_memory),
+        *(no_memory_for_a_library, too_many_open_files_for_a_library),
+    ],
 )
 def test_what_the_machine_refuses_is_one_sentence(
     refused: Callable[[Path], None],

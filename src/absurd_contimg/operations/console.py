@@ -113,6 +113,11 @@ class SafeConsole(Console):
         self._width, self._height = new_size
 
     @override
+    def on_broken_pipe(self) -> None:
+        """Let who prints decide; rich would end the process, whatever it is in the midst of."""
+        raise  # noqa: PLE0704 - the `BrokenPipeError` that rich handles here
+
+    @override
     def out(self, *objects: object, **options: Any) -> None:
         """Print text without markup, unwrapped, on one line: a name in it forges no other line."""
         super().out(
@@ -161,11 +166,13 @@ class _MaskedStream:
     """A standard stream for what is printed past the consoles: usage errors, tracebacks.
 
     Of standard error that cannot be written nobody can be told: the process goes on without it.
+    What standard output refuses is raised once, and kept; the rest goes to /dev/null.
     """
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream = stream
         self._name = name
+        self.failure: OSError | StreamError | None = None
 
     def write(self, text: str) -> int:
         with self._failures():
@@ -180,8 +187,6 @@ class _MaskedStream:
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:
-            raise
         except OSError as error:
             if self._name == "stderr":
                 return
@@ -189,10 +194,14 @@ class _MaskedStream:
             discard_output()
             if hung_up:  # the terminal was closed: the process stops by its signal
                 return
-            raise StreamError(
+            self.failure = error
+            if isinstance(error, BrokenPipeError):
+                raise
+            self.failure = StreamError(
                 f"Standard output cannot be written: {error.strerror}.",
                 "Free the disk, or write to another file. What the command has done counts.",
-            ) from error
+            )
+            raise self.failure from error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -205,6 +214,13 @@ def guard_streams() -> None:
         stream = getattr(sys, name)
         stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, cast(TextIO, _MaskedStream(stream, name)))
+
+
+def require_output() -> None:
+    """Raise again what standard output has refused: a command may have gone on without it."""
+    failure = getattr(sys.stdout, "failure", None)
+    if failure is not None:
+        raise failure
 
 
 def _open_closed_streams() -> None:

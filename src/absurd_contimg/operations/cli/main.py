@@ -52,6 +52,7 @@ from absurd_contimg.operations.console import (
     guard_streams,
     indented_lines,
     one_line,
+    require_output,
 )
 from absurd_contimg.owned_folders import user_name
 
@@ -133,12 +134,6 @@ def main() -> None:
     except PermissionError as error:
         error_console.out(f"contimg: PermissionError: {_explain(error)}")
         sys.exit(1)
-    except (OSError, MemoryError, RuntimeError) as error:
-        refusal = _refusal_of_the_system(error) or _path_problem(error, sys.argv[1:])
-        if refusal is None:
-            raise
-        error_console.out(f"contimg: {refusal}")
-        sys.exit(1)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
@@ -148,6 +143,12 @@ def main() -> None:
             f"Run: pip install 'absurd-contimg[{extra}]'"
         )
         sys.exit(1)
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        refusal = _refusal_of_the_system(error) or _path_problem(error, sys.argv[1:])
+        if refusal is None:
+            raise
+        error_console.out(f"contimg: {refusal}")
+        sys.exit(1)
 
 
 def _run() -> None:
@@ -155,6 +156,7 @@ def _run() -> None:
         app()
     except SystemExit:
         sys.stdout.flush()
+        require_output()
         raise
     except Exception as error:
         _raise_named(error)
@@ -206,12 +208,22 @@ def _refusal_of_the_system(error: Exception) -> str | None:
         return f"the machine starts no more threads. {_LIMITS[errno.EAGAIN]}"
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
         return f"{one_line(error)}. {_LIMITS[errno.ELOOP]}"  # of pathlib before Python 3.13
+    if isinstance(error, ImportError):
+        return _refusal_to_load(error)
     advice = _LIMITS.get(error.errno or 0) if isinstance(error, OSError) else None
     if advice is None:
         return None
     name = cast(OSError, error).filename
     place = "" if name is None else f" ({one_line(os.fsdecode(name))})"
     return f"{one_line(cast(OSError, error).strerror or error)}{place}. {advice}"
+
+
+def _refusal_to_load(error: ImportError) -> str | None:
+    """A sentence for a library that the loader cannot read or map, whose text ends in the cause."""
+    causes = {os.strerror(number): advice for number, advice in _LIMITS.items()}
+    causes["failed to map segment from shared object"] = _LIMITS[errno.ENOMEM]
+    text = one_line(error)
+    return next((f"{text}. {causes[each]}" for each in causes if text.endswith(each)), None)
 
 
 def _path_problem(error: Exception, arguments: Sequence[str]) -> str | None:

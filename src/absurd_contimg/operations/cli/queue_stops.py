@@ -17,7 +17,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import AwayError, MissingInputError, SettingError, UserError
 from absurd_contimg.operations.cli.app import state, with_backend
-from absurd_contimg.operations.console import console, message_line
+from absurd_contimg.operations.console import StreamError, console, message_line
 from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.site_file import read_site_file
 from absurd_contimg.settings import Settings
@@ -261,4 +261,9 @@ def note_action(settings: Settings, action: str, queues: Sequence[str], reason: 
 
 
 def _show(text: str) -> None:
-    console.print(message_line(text), soft_wrap=True)
+    """Print a line, if anything can be printed: an emergency does not end half-way for that.
+
+    The exit code of the command says it at the end.
+    """
+    with suppress(StreamError, BrokenPipeError):
+        console.print(message_line(text), soft_wrap=True)
