@@ -135,7 +135,7 @@ def test_killed_again_and_again(tmp_path: Path, baseline: tuple[State, int]) -> 
     """Crashes of the run that recovers from a crash, without a janitor between them."""
     expected, effects = baseline
     chance = random.Random(1)
-    for number in range(10):
+    for number in range(10 if is_search() else 5):
         root = prepare(tmp_path / str(number))
         for _ in range(4):
             fork(root, lambda root=root: work(root, InOneProcess()), chance.randrange(effects))

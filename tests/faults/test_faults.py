@@ -20,6 +20,7 @@ import pytest
 from fault_stages import SECONDS, STAGES
 from fault_worker import LEASE_SECONDS, QUEUE
 from proxy import LossyProxy
+from search_extent import is_search
 from small_disk import mounted
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
@@ -305,7 +306,10 @@ def test_limit_is_hit(
     assert effective, site.log
 
 
-@pytest.mark.parametrize("how", ["deleted", "truncated", "shortened", "unreadable"])
+HARMS = ("deleted", "shortened", "truncated", "unreadable")
+
+
+@pytest.mark.parametrize("how", HARMS if is_search() else HARMS[:2])
 def test_input_is_harmed_between_two_steps(
     how: str, number: int, new_site: Callable, check_failure: Callable, baseline: Any
 ) -> None:
