@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import sqlite3
 import time
 from contextlib import closing
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from absurd_contimg.operations.night_report.result_reading import unprocessed_it
 from absurd_contimg.owned_folders import MARK_NAME
 from absurd_contimg.products.publication import require_publish_dir
 from absurd_contimg.products.store import load_committed
-from absurd_contimg.registry import GroupStatus, Registry
+from absurd_contimg.registry import GroupStatus, Registry, database
 from absurd_contimg.registry.models import ObservationGroup
 from absurd_contimg.registry.publications import Publications
 from absurd_contimg.science.catalogue import write_catalogue
@@ -220,6 +221,28 @@ def test_a_new_folder_for_publications_is_accepted(tmp_path: Path) -> None:
     (published / MARK_NAME).unlink()
     with pytest.raises(DestinationAwayError):
         require_publish_dir(published, lambda: copies)
+
+
+def test_a_folder_is_not_accepted_without_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended with code 0, and nobody saw later who had accepted it."""
+    for name in ("_BUSY_SECONDS", "_PATIENCE_SECONDS", "_PAUSE_SECONDS"):
+        monkeypatch.setattr(database, name, 0.05)
+    site = Site(tmp_path)
+    published = tmp_path / "elsewhere"
+    published.mkdir()
+    accept = ("--publish-dir", str(published), "publish", "accept-folder")
+    with closing(sqlite3.connect(tmp_path / "state/registry.sqlite3")) as holder:
+        holder.execute("begin immediate")
+        refused = site.run(*accept)
+    assert refused.exit_code == 1
+    assert "'accept publication folder'" in str(refused.exception)
+    assert "is not in the registry" in str(refused.exception)
+    assert "Then repeat the command" in str(refused.exception)
+    assert "is the folder for publications" not in refused.output
+    assert site.run(*accept).exit_code == 0
+    assert "accept publication folder" in site.run("actions").output
 
 
 def test_transits_are_listed(site: Site) -> None:

@@ -170,7 +170,7 @@ def publish_accept_folder() -> None:
     check_publish_dir(paths)
 
     async def accept(tables: GivenTables) -> None:
-        records = ActionRecords(tables, operator_name(), "command line")
+        records = ActionRecords(tables, operator_name(), "command line", is_required=True)
         async with records.recorded("accept publication folder", str(paths.published), ""):
             accept_publish_dir(paths.published)
 

@@ -43,6 +43,8 @@ class ActionRecords:
     by: str
     """User and host, or what the token is called."""
     source: Source
+    is_required: bool = False
+    """Raise where an action that is done cannot be entered, instead of a line in the log."""
 
     @asynccontextmanager
     async def recorded(self, action: str, target: str, reason: str) -> AsyncIterator[None]:
@@ -71,6 +73,13 @@ class ActionRecords:
         except AwayError as error:
             if str(error) in outcome:  # that is why it was not done, and is told by it
                 return
+            if self.is_required and outcome == "done":
+                raise AwayError(
+                    error.failed_path,
+                    f"The action {action!r} of {target} (done) is not in the registry: "
+                    f"{error.problem}",
+                    f"{error.remedy} Then repeat the command.".strip(),
+                ) from error
             text = "%s of %s (%s) is not in the registry: %s"
             _log.error(text, action, target, outcome, error)
 
