@@ -353,3 +353,19 @@ def test_a_database_without_a_queue_is_named(database_url: str, tmp_path: Path) 
     with pytest.raises(MissingInputError, match=r"holds no schema absurd.*ABSURD_DATABASE_URL"):
         make_backup(database_url, f"sqlite:///{tmp_path}/none", tmp_path / "b", datetime.now(UTC))
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("place", ["incoming", "published"])
+def test_no_backup_lies_where_others_look_for_data(tmp_path: Path, place: str) -> None:
+    """A backup holds what users gave to their tasks."""
+    (tmp_path / place).mkdir()
+    folders = (
+        f"--folder={tmp_path}",
+        f"--input-dir={tmp_path / 'incoming'}",
+        f"--publish-dir={tmp_path / 'published'}",
+    )
+    refused = CliRunner().invoke(app, [*folders, "backup", str(tmp_path / place / "b")])
+    assert isinstance(refused.exception, SettingError)
+    assert str(tmp_path / place) in str(refused.exception)
+    assert "in the state folder" in str(refused.exception)
+    assert [path.name for path in tmp_path.iterdir()] == [place]

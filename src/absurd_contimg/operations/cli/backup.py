@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from absurd_contimg.config import PathsConfig
+from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.cli.app import app, state
 from absurd_contimg.operations.console import console, message_line
 
@@ -34,9 +36,24 @@ def backup(
     has_registry(settings)  # raises where it is gone: the backup would lack it
     now = datetime.now(UTC)
     target = folder or settings.pipeline.paths.state_dir / "backups" / f"{now:%Y%m%dT%H%M%SZ}"
+    _require_place(settings.pipeline.paths, target)
     url = database_url(settings, create=False)
     made = make_backup(url, settings.registry_url, target.absolute(), now)
     console.print(message_line(f"{', '.join(made.files)} in {target}"))
+
+
+def _require_place(paths: PathsConfig, target: Path) -> None:
+    """Raise `SettingError` for a folder in which others look for data."""
+    for what, folder in (
+        ("incoming folder", paths.input_dir),
+        ("folder for publications", paths.published),
+    ):
+        if target.resolve().is_relative_to(folder.resolve()):
+            raise SettingError(
+                f"{target} lies in the {what} {folder}, which holds data for others, and no "
+                "histories and passwords of tasks.",
+                "Give another folder, or none: then it is in the state folder.",
+            )
 
 
 @app.command()
