@@ -137,6 +137,10 @@ def test_a_product_that_the_registry_knows_and_that_is_gone_is_told(tmp_path: Pa
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
     assert "Whether a product is gone is not known: The registry" in result.output
+    assert "1 product verified, 0 differ or are gone" in result.output  # the registry is none
+    report = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
+    assert (report["verified"], report["differ"]) == (1, {})
+    assert "The registry" in report["registry"]
 
 
 def test_a_folder_stands_for_its_sub_bands_and_the_group_is_checked(tmp_path: Path) -> None:

@@ -154,6 +154,10 @@ def _traits(header: RawHeader) -> dict[str, str]:
     }
 
 
+_REGISTRY = "registry"
+"""Among what is wrong: the registry, which is no product."""
+
+
 @app.command("verify")
 def verify_products(
     products: Annotated[
@@ -191,16 +195,18 @@ def verify_products(
         for folder in sorted(known.keys() & still_known.keys()):
             if folder.parent.resolve() / folder.name not in read:
                 wrong.setdefault(str(folder), known[folder])
+    problem = wrong.pop(_REGISTRY, None)
     if as_json:
-        print_json({"verified": n_products + n_copies, "differ": wrong})
+        trouble = {} if problem is None else {"registry": problem}
+        print_json({"verified": n_products + n_copies, "differ": wrong, **trouble})
     else:
-        for text in wrong.values():
+        for text in (*wrong.values(), *filter(None, [problem])):
             console.out(text)
         verified = counted(n_products, "product")
         if n_copies:
             verified += f" and {counted(n_copies, 'published product')}"
         console.out(f"{verified} verified, {len(wrong)} differ or are gone.")
-    if wrong:
+    if wrong or problem:
         raise typer.Exit(1)
 
 
@@ -220,7 +226,7 @@ def _known(settings: Settings, wrong: dict[str, str]) -> dict[Path, str]:
             products = {each: why_unread(each, output_dir) for each in registry.needed_folders()}
             copies = [each.destination for each in registry.publications.all() if is_gone(each)]
     except AwayError as error:  # what was read is told nevertheless
-        wrong["registry"] = f"Whether a product is gone is not known: {error}"
+        wrong[_REGISTRY] = f"Whether a product is gone is not known: {error}"
         return {}
     gone = {
         each: f"{each} is gone, and the registry knows it: contimg registry check"
