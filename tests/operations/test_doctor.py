@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from typing import Any
 import psycopg
 import pytest
 from small_disk import make_read_only, mounted
+from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, server_process
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.disk_usage import DiskUsage, size_text
+from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.doctor import Finding, diagnose, doctor, software, table_locks
 from absurd_contimg.operations.services.disk_guard import DiskGuard
 from absurd_contimg.science.catalogue import SkySource, write_catalogue
@@ -436,3 +439,27 @@ def test_private_server_keeps_no_limits_of_its_starter(tmp_path: Path) -> None:
         assert "a limit of file size" in finding.finding
     finally:
         EmbeddedPostgres(folder).stop()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:abc/defg@host/d",
+        "postgresql://u:abc/9@host:5432/d",
+        "postgresql://localhost:abc/defg@host/d",
+        "postgresql://u:a/abc/cd@host:5432/d?x=1",
+        "postgres://u:abc#de/fg@host/d",
+    ],
+)
+def test_no_part_of_a_password_is_shown_of_a_malformed_url(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a slash in the password, its first characters were shown as the port."""
+    (finding,) = doctor._reachable(url)
+    assert not finding.ok
+    assert "malformed" in finding.finding
+    assert not re.search("abc|def", finding.finding)
+    monkeypatch.setenv("ABSURD_DATABASE_URL", url)
+    for command in (["status"], ["settings"], ["db", "url"], ["db", "init"], ["monitor", "--once"]):
+        result = CliRunner().invoke(app, command)
+        assert not re.search("abc|defg", result.output + str(result.exception)), command

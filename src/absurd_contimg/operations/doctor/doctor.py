@@ -49,6 +49,7 @@ from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.registry.service_records import CLOCK_OFFSET_SECONDS_MAX
 from absurd_contimg.science.catalogue import read_catalogue
 from absurd_contimg.science.imagers import check_imager
+from absurd_contimg.secrets import NO_VALID_URL, shown_connection
 from absurd_contimg.settings import Settings, load_settings
 
 MEMORY_GIB_MIN = 4.0
@@ -327,12 +328,21 @@ def _server_limits(folder: Path) -> Finding:
     )
 
 
+_URL_REMEDY = (
+    "Set ABSURD_DATABASE_URL to postgresql://user:password@host:5432/database, other characters "
+    "of the password as %XX"
+)
+
+
 def _of_site(settings: Settings, url: str) -> list[Finding]:
     findings = _reachable(url)
     return [*findings, *own_site(settings, url)] if findings[0].ok else findings
 
 
 def _reachable(url: str) -> list[Finding]:
+    if shown_connection(url) == NO_VALID_URL:  # any part may belong to a password
+        text = "The database's URL is malformed (its text may hold a password and is not shown)."
+        return [Finding(False, "database", text, _URL_REMEDY)]
     try:
         parts = conninfo_to_dict(url)
         keys = [key for key in ("host", "port", "dbname") if parts.get(key)]
@@ -340,8 +350,7 @@ def _reachable(url: str) -> list[Finding]:
         check_schema(url)
     except psycopg.ProgrammingError as error:
         text = f"The database's URL is malformed: {str(error).strip()}."
-        remedy = "Set ABSURD_DATABASE_URL to postgresql://user:password@host:5432/database"
-        return [Finding(False, "database", text, remedy)]
+        return [Finding(False, "database", text, _URL_REMEDY)]
     except BackendUnavailable as error:
         remedy = (
             "Check that the server runs and the URL is correct: psql \"$ABSURD_DATABASE_URL\" -c ''"
