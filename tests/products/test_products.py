@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from absurd_contimg.errors import BrokenProductError, MissingInputError, OutputE
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.product_builder import input_entries, product_location
 from absurd_contimg.products import store
+from absurd_contimg.products.files import tracked_files
 from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest, file_entries, write_manifest
 from absurd_contimg.products.store import (
     find_committed,
@@ -348,3 +350,32 @@ def test_manifest_of_an_earlier_version_is_read_with_its_fallbacks(tmp_path: Pat
     del saved["fallbacks"]
     assert Manifest.from_json(saved).fallbacks == ()
     assert Manifest.from_json({**saved, "escalations": ["one-thread"]}).fallbacks == ("one-thread",)
+
+
+def test_folders_too_deep_for_a_path_are_named_by_their_product(tmp_path: Path) -> None:
+    """The message had 4,000 characters."""
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(60):
+        os.mkdir("d" * 100, dir_fd=folder)
+        inner = os.open("d" * 100, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    with pytest.raises(OutputError, match=r"folders in folders, too deep for a path") as refused:
+        tracked_files(tmp_path)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root becomes another user")
+def test_a_folder_in_a_product_that_cannot_be_read_is_named() -> None:
+    """Its files were not counted, without a word."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        closed = Path(name, "table")
+        closed.mkdir(mode=0o700)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(OutputError, match=rf"{closed} cannot be read \(Permission denied"):
+                tracked_files(Path(name))
+        finally:
+            os.seteuid(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -16,12 +17,32 @@ FileState = tuple[int, int, int]
 
 
 def tracked_files(folder: Path) -> list[Path]:
-    """Sorted files without casacore's locks; `OutputError` on a link or a special file."""
+    """Sorted files without casacore's locks.
+
+    `OutputError` on a link, a special file, and a folder that cannot be read.
+    """
+
+    def on_error(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return
+        if error.errno == errno.ENAMETOOLONG:
+            raise OutputError(
+                f"{folder} holds folders in folders, too deep for a path.",
+                "Move the innermost ones away.",
+            ) from error
+        raise OutputError(
+            f"{error.filename} cannot be read ({error.strerror}).", "Let this user read it."
+        ) from error
+
     files = []
-    for parent, subfolders, names in os.walk(folder):
+    for parent, subfolders, names in os.walk(folder, onerror=on_error):
         for name in (*subfolders, *names):
             path = Path(parent, name)
-            mode = path.lstat().st_mode
+            try:
+                mode = path.lstat().st_mode
+            except OSError as error:
+                on_error(error)
+                raise
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise OutputError(f"{path} is a link or a special file; only plain files count.")
             if stat.S_ISREG(mode) and name != LOCK_FILE:
