@@ -57,12 +57,12 @@ def read_site(folder: Path) -> str | None:
     return None if content is None else content.site
 
 
-def mark_site(folder: Path, site: str) -> str:
+def mark_site(folder: Path, content: SiteFile) -> str:
     """Give an output folder an identity unless it has one; that which it has then."""
     if (present := read_site(folder)) is not None:
         return present
     folder.mkdir(parents=True, exist_ok=True)
-    partial = _write_partial(folder, SiteFile(site))
+    partial = _write_partial(folder, content)
     try:
         try:
             os.link(partial, folder / SITE_NAME)  # of several hosts at once, one
@@ -74,7 +74,7 @@ def mark_site(folder: Path, site: str) -> str:
             partial.replace(folder / SITE_NAME)
     finally:
         partial.unlink(missing_ok=True)
-    return read_site(folder) or site
+    return read_site(folder) or content.site
 
 
 def replace_site_file(folder: Path, content: SiteFile) -> None:

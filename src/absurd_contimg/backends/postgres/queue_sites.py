@@ -110,17 +110,21 @@ class QueueSites:
             return None
         return {row.queue_name: row for row in rows}
 
-    async def enter(self, sites: Sequence[QueueSite]) -> bool:
+    async def enter(self, sites: Sequence[QueueSite], *, moves: bool = False) -> bool:
         """Record the sites of queues that exist; whether the role may. One that is recorded stays.
 
-        Of that, the places become those of the given one.
+        With `moves` its places become those of the given one.
         """
         query = (
             "insert into absurd.contimg_sites (queue_name, site, output_dir, registry)"
             " select queue_name, %s, %s, %s from absurd.queues where queue_name = %s"
-            " on conflict (queue_name) do update"
-            " set output_dir = excluded.output_dir, registry = excluded.registry"
+            " on conflict (queue_name) do "
+        )
+        query += (
+            "update set output_dir = excluded.output_dir, registry = excluded.registry"
             " where contimg_sites.site = excluded.site"
+            if moves
+            else "nothing"
         )
         try:
             async with self._database.connection() as connection:

@@ -8,11 +8,12 @@ would write products, registry and locks in two places.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import secrets
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -97,7 +98,8 @@ async def require_own_site(
         return
     known = next((each.site for each in recorded.values()), None)
     try:
-        site = await asyncio.to_thread(mark_site, place.folder, known or secrets.token_hex(8))
+        content = SiteFile(known or secrets.token_hex(8))
+        site = await asyncio.to_thread(mark_site, place.folder, content)
     except OSError as error:
         _log.warning("the output folder gets no identity: %s", error)
         return
@@ -109,9 +111,11 @@ async def require_own_site(
     # Another process may have been the first.
     recorded = await backend.sites.of_queues(queues) or {}
     await asyncio.to_thread(_require_same, settings, place, recorded, queues)
+    new_queues = [each.queue_name for each in new]
+    await asyncio.to_thread(_note_places, settings, place, site, queues, new_queues)
     await asyncio.to_thread(_enter_into_registry, settings, queues, site)
-    await asyncio.to_thread(_note_places, place, site, queues)
-    await backend.sites.enter([each for each in entries if recorded.get(each.queue_name) != each])
+    moved = [each for each in entries if recorded.get(each.queue_name) != each]
+    await backend.sites.enter(moved, moves=True)
 
 
 async def take_queue(backend: Backend, settings: Settings) -> None:
@@ -128,7 +132,7 @@ async def take_queue(backend: Backend, settings: Settings) -> None:
     make_private(settings.pipeline.paths.state_dir)
     with closing(Database(settings.registry_url)) as database:
         served = site_of_queue(database, settings.queue_name)
-    site = mark_site(folder, served or secrets.token_hex(8))
+    site = mark_site(folder, SiteFile(served or secrets.token_hex(8)))
     try:
         mark = read_site_file(folder) or SiteFile(site)
         new_queues = [queue for queue in queues if queue not in (recorded or {})]
@@ -242,17 +246,42 @@ def _is_copied_registry(url: str, place: _Place, recorded: str, site: str) -> bo
     return False
 
 
-def _note_places(place: _Place, site: str, queues: Sequence[str]) -> None:
-    """Enter registry and database into the output folder's identity."""
-    mark = read_site_file(place.folder)
-    if mark is None or mark.site != site:
-        return
-    databases = {**mark.databases, **dict.fromkeys(queues, place.database)}
-    content = replace(mark, registry=place.registry, databases=databases)
+def _note_places(
+    settings: Settings,
+    place: _Place,
+    site: str,
+    queues: Sequence[str],
+    new_queues: Sequence[str],
+) -> None:
+    """Enter registry and database into the output folder's identity.
+
+    Raises `SettingError` in the second of two first processes with different settings: both had
+    looked before either had entered anything.
+    """
+    Database(settings.registry_url).close()  # what is named is there, and serves no site yet
+    with _one_at_a_time(place.folder):
+        mark = read_site_file(place.folder)
+        if mark is None or mark.site != site:
+            return
+        _require_same_places(settings, place, mark, new_queues)
+        databases = {**mark.databases, **dict.fromkeys(queues, place.database)}
+        content = replace(mark, registry=place.registry, databases=databases)
+        try:
+            replace_site_file(place.folder, content)
+        except OSError as error:
+            _log.warning("the output folder's identity is not complete: %s", error)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Lock a folder, where its file system can."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        replace_site_file(place.folder, content)
-    except OSError as error:
-        _log.warning("the output folder's identity is not complete: %s", error)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _is_copy(folder: Path, record: QueueSite) -> bool:
