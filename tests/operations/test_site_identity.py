@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.maintenance import only_reset
 from absurd_contimg.operations.services import (
     initialise,
     note_restored,
@@ -373,3 +375,49 @@ async def test_a_registry_that_serves_another_site_at_the_same_place(
         site_identity.enter_site(database, ["q"], "0" * 16)
     with pytest.raises(SettingError, match="registry"):
         await join(settings)
+
+
+@pytest.mark.parametrize("shares_database", [True, False])
+async def test_of_two_first_processes_with_different_registries_one_is_refused(
+    new_database: Callable[[], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shares_database: bool,
+) -> None:
+    """Both had looked before either had entered anything; both went on."""
+    urls = [new_database() for _ in range(2)]
+    for url in urls:
+        await initialise(url, "q")
+    both = threading.Barrier(2)
+    mark = site_identity.mark_site
+
+    def mark_at_once(folder: Path, content: SiteFile) -> str:
+        both.wait(10)
+        return mark(folder, content)
+
+    monkeypatch.setattr(site_identity, "mark_site", mark_at_once)
+    second = urls[0] if shares_database else urls[1]
+    outcomes = await asyncio.gather(
+        join(site(urls[0], tmp_path / "out")),
+        join(site(second, tmp_path / "out", tmp_path / "other", registry_url=second)),
+        return_exceptions=True,
+    )
+    refusals = [outcome for outcome in outcomes if outcome is not None]
+    assert len(refusals) == 1, refusals
+    refused = refusals[0]
+    assert isinstance(refused, SettingError), refused
+    assert "registry" in str(refused)
+
+
+def test_of_two_resets_from_two_hosts_one_is_refused(database_url: str, tmp_path: Path) -> None:
+    """Each host has a state folder of its own."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with (
+        only_reset(tmp_path / "a", database_url),
+        pytest.raises(SettingError, match=r"Another contimg emergency reset of the database"),
+        only_reset(tmp_path / "b", database_url),
+    ):
+        pass
+    with only_reset(tmp_path / "b", database_url):
+        pass

@@ -134,11 +134,13 @@ def reset(
     somebody else has stopped or paused, before or meanwhile, stays so.
     """
     from absurd_contimg.operations.maintenance import only_reset
+    from absurd_contimg.operations.services import database_url
 
     settings = state.settings()
     _require_confirmation(settings.queue_name, confirm)
     make_private(settings.pipeline.paths.state_dir)
-    with only_reset(settings.pipeline.paths.state_dir):
+    url = database_url(settings, create=False)
+    with only_reset(settings.pipeline.paths.state_dir, url):
         _reset(settings, reason, timeout, stay_stopped)
 
 

@@ -12,7 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import LiteralString
 
+import psycopg
+
+from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError, QueueNotFound
 from absurd_contimg.core.records import LIVE_STATES, Run
@@ -25,6 +29,9 @@ from absurd_contimg.operations.services import cancel
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 
+_LOCK: LiteralString = f"select pg_try_advisory_xact_lock({0x636F6E74}, {0x72736574})"
+"""One reset at a time has it ("cont", "rset"), until its transaction ends: behind a pooler no lock
+of a session would last."""
 _LOOK_SECONDS = 0.5
 _CANCELLED_AT_ONCE = 200
 _ROUNDS_MAX = 10_000
@@ -155,8 +162,8 @@ def resume_queues(pauses: QueuePauses, queues: Iterable[str]) -> list[QueuePause
 
 
 @contextmanager
-def only_reset(state_dir: Path) -> Iterator[None]:
-    """Keep a second reset of the same host away; raises `SettingError` in the second.
+def only_reset(state_dir: Path, url: str) -> Iterator[None]:
+    """Keep a second reset, of this host or another one, away; raises `SettingError` in the second.
 
     Of two at once, each would put back the stop of the other, which has ended.
     """
@@ -168,6 +175,25 @@ def only_reset(state_dir: Path) -> Iterator[None]:
             f"Wait for its end, or look at it: fuser -v {path}",
         )
     try:
-        yield
+        with _only_reset_of_database(url):
+            yield
     finally:
         LOCAL.unlock(lock)
+
+
+@contextmanager
+def _only_reset_of_database(url: str) -> Iterator[None]:
+    """Nothing is locked in a database that cannot be reached: nothing can be cleared there."""
+    try:
+        session = Session.connect(url)
+    except psycopg.OperationalError:
+        yield
+        return
+    with session:
+        if session.execute(_LOCK).fetchone() == (False,):
+            raise SettingError(
+                f"Another contimg emergency reset of the database {session.info.dbname!r} runs, "
+                "on this host or another one.",
+                "Wait for its end, then look before you repeat: contimg status",
+            )
+        yield
