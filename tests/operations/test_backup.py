@@ -28,6 +28,7 @@ from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.errors import CorruptInputError, MissingInputError, OutputError, SettingError
 from absurd_contimg.ingest.batches import queue_names
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.maintenance import backup
 from absurd_contimg.operations.maintenance.backup import (
     _copy_sqlite,
     make_backup,
@@ -369,3 +370,22 @@ def test_no_backup_lies_where_others_look_for_data(tmp_path: Path, place: str) -
     assert str(tmp_path / place) in str(refused.exception)
     assert "in the state folder" in str(refused.exception)
     assert [path.name for path in tmp_path.iterdir()] == [place]
+
+
+def test_a_server_that_goes_away_during_a_backup_is_named(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended in the words of pg_dump, and asked for its version."""
+    parameters = backup._parameters
+
+    def moved(url: str) -> tuple[dict[str, str], str | None]:
+        values, password = parameters(url)
+        return {**values, "host": str(tmp_path)}, password
+
+    monkeypatch.setattr(backup, "_parameters", moved)
+    registry_url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    place = rf"cannot be reached: the server {tmp_path} port 5432 is away"
+    with pytest.raises(BackendUnavailable, match=place) as refused:
+        make_backup(database_url, registry_url, tmp_path / "b", NOW)
+    assert "that the server runs (contimg doctor)" in str(refused.value)
+    assert not (tmp_path / "b").exists()

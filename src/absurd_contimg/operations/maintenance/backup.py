@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -75,6 +76,10 @@ _TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;"
 _TRANSACTION_TIMEOUT_SINCE = 170_000
 """The first version of the server that knows the setting."""
 _SCRIPT_HEAD_BYTES = 4_096
+_NO_CONNECTION = re.compile(
+    "connection to server|could not connect|closed the connection|terminating connection"
+)
+"""What libpq says of a server that is away, or went away while a program worked."""
 _COUNT = (
     "select count(*) from pg_catalog.pg_class c"
     " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
@@ -388,6 +393,14 @@ def _run(program: str, url: str | None, *arguments: str) -> None:
             "Raise a limit of this shell that it has reached (ulimit -a), or free memory.",
         )
     if done.returncode != 0:
+        if url is not None and _NO_CONNECTION.search(done.stderr):
+            place = f"{parameters['host']} port {parameters.get('port', 5432)}"
+            raise unavailable(
+                psycopg.OperationalError(
+                    f"the server {place} is away, or went away while {program} worked with its "
+                    "database"
+                )
+            )
         raise SettingError(
             f"{program} failed: {one_line(' '.join(mask(done.stderr).split()), 500)}",
             "Is its version at least that of the server, and may this user read the database?",
