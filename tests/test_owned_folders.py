@@ -26,6 +26,7 @@ from absurd_contimg.owned_folders import (
     read_mark,
     remove_tree,
     take_folder,
+    temporary_folder,
 )
 
 SOURCE = Path(absurd_contimg.__file__).parent
@@ -246,6 +247,34 @@ def test_a_full_disk_is_told_by_its_folder(small_disk: Path) -> None:
             file.write(bytes(1 << 12))
     with pytest.raises(OSError, match=f"No space left on device: '{small_disk}/w1'"):
         take_folder(small_disk / "w1", MARK)
+
+
+def test_a_temporary_folder_goes_with_those_that_killed_processes_left(tmp_path: Path) -> None:
+    """Also with one that has no mark yet; folders in use and of others stay, for an hour."""
+    mark = Mark("copy", "a test")
+    for name in ("old", "empty", "used", "foreign"):
+        (tmp_path / f".copy-{name}").mkdir()
+        if name != "empty":
+            take_folder(tmp_path / f".copy-{name}", mark)
+            (tmp_path / f".copy-{name}" / "file").touch()
+    (tmp_path / ".copy-foreign" / MARK_NAME).unlink()
+    for path in tmp_path.rglob("*"):
+        if path != tmp_path / ".copy-used" / "file":
+            os.utime(path, (1e9, 1e9))
+    with temporary_folder(tmp_path, mark) as folder:
+        (folder / "file").touch()
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert sorted(os.listdir(tmp_path)) == [".copy-foreign", ".copy-used"]
+
+
+def test_a_temporary_folder_on_a_full_disk_leaves_nothing(small_disk: Path) -> None:
+    before = os.listdir(small_disk)
+    with suppress(OSError), (small_disk / "full").open("wb", 0) as file:
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(OSError, match="No space"), temporary_folder(small_disk, Mark("x", "y")):
+        pass
+    assert sorted(os.listdir(small_disk)) == sorted([*before, "full"])
 
 
 def test_one_module_removes_folders() -> None:

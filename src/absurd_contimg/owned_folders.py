@@ -15,8 +15,8 @@ import pwd
 import shutil
 import stat
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -31,6 +31,8 @@ _REMOVAL_PAUSES_SECONDS = (0.0, 0.02, 0.1, 0.5)
 _LEVELS_MAX = 100
 """Deeper folders are moved first: the removal of Python before 3.13 is recursive, and holds a
 descriptor for each level."""
+LEFT_OVER_SECONDS = 3600.0
+"""What is temporary and was not changed for so long is that of a killed process."""
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
@@ -103,6 +105,37 @@ def take_folder(
                 raise
             return
     raise _foreign(folder, mark)
+
+
+@contextmanager
+def temporary_folder(parent: Path, mark: Mark) -> Iterator[Path]:
+    """A new folder with this mark, for this user alone, which is removed at the end.
+
+    Those that killed processes have left beside it are removed after an hour.
+    """
+    prefix = f".{mark.kind.replace(' ', '-')}-"
+    for left_over in parent.glob(f"{prefix}*"):
+        with suppress(OSError, ForeignFolderError):
+            if time.time() - _changed_at(left_over) > LEFT_OVER_SECONDS:
+                take_folder(left_over, mark)  # of one that was killed before it set the mark
+                remove_tree(left_over, mark)
+    folder = parent / f"{prefix}{uuid4().hex[:12]}"
+    folder.mkdir(mode=stat.S_IRWXU)
+    try:
+        take_folder(folder, mark)
+    except OSError:  # a full disk
+        (folder / MARK_NAME).unlink(missing_ok=True)
+        folder.rmdir()
+        raise
+    try:
+        yield folder
+    finally:
+        remove_tree(folder, mark)
+
+
+def _changed_at(folder: Path) -> float:
+    """When something in a folder was last changed, in seconds since 1970."""
+    return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def remove_tree(folder: Path, mark: Mark) -> None:

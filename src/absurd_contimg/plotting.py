@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from absurd_contimg.errors import SettingError
-from absurd_contimg.owned_folders import ForeignFolderError, Mark, remove_tree, take_folder
+from absurd_contimg.owned_folders import Mark, temporary_folder
 
 PLOTS_MARK = Mark("plots", "caches of matplotlib")
-_LEFT_OVER_SECONDS = 3600.0
-"""A folder of caches that was not changed for so long is that of a command that was killed."""
 _FOLDERS = ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
 
 
@@ -36,10 +32,8 @@ def plotting_libraries(folder: Path, *modules: str) -> Iterator[None]:
     # It logs every list of fonts that it builds, and here it always builds one.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
     before = {name: os.environ.get(name) for name in _FOLDERS}
-    _remove_left_over(folder.absolute())
-    with TemporaryDirectory(dir=folder.absolute(), prefix=".plots-") as private:
-        take_folder(Path(private), PLOTS_MARK)
-        os.environ.update(dict.fromkeys(_FOLDERS, private))
+    with temporary_folder(folder.absolute(), PLOTS_MARK) as private:
+        os.environ.update(dict.fromkeys(_FOLDERS, str(private)))
         try:
             import matplotlib  # noqa: PLC0415 - the plots extra
 
@@ -59,13 +53,6 @@ def plotting_libraries(folder: Path, *modules: str) -> Iterator[None]:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
-
-
-def _remove_left_over(folder: Path) -> None:
-    for private in folder.glob(".plots-*"):
-        with suppress(OSError, ForeignFolderError):
-            if time.time() - private.lstat().st_mtime > _LEFT_OVER_SECONDS:
-                remove_tree(private, PLOTS_MARK)
 
 
 def plain_text(text: str, length_max: int = 60) -> str:

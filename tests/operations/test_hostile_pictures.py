@@ -81,7 +81,8 @@ def test_what_killed_commands_have_left_of_plots_is_removed(tmp_path: Path) -> N
         (folder / "cache").touch()
     (tmp_path / ".plots-foreign" / MARK_NAME).unlink()
     for name in ("old", "foreign"):
-        os.utime(tmp_path / f".plots-{name}", (1e9, 1e9))
+        for path in (tmp_path / f".plots-{name}", *(tmp_path / f".plots-{name}").iterdir()):
+            os.utime(path, (1e9, 1e9))
     with plotting_libraries(tmp_path):
         pass
     assert sorted(os.listdir(tmp_path)) == [".plots-foreign", ".plots-used"]

@@ -7,7 +7,6 @@ are renamed when they are whole. For tests of what reads beside the writer.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ import h5py
 import numpy as np
 
 from absurd_contimg.errors import InputError
+from absurd_contimg.owned_folders import Mark, temporary_folder
 from absurd_contimg.science.raw_file import RawHeader, read_raw_header
 from absurd_contimg.synthesis.config import SynthesisConfig
 from absurd_contimg.synthesis.observe import SynthesisResult, prepare_folder, synthesize
@@ -28,7 +28,7 @@ _GROWING = (
     *(f"Data/{key}" for key in ("visdata", "flags", "nsamples")),
 )
 
-
+_MARK = Mark("synthesis", "contimg synth")
 _APART_SECONDS = 0.1
 """The 16 nodes are not in step: so long from one renaming to the next."""
 
@@ -46,8 +46,8 @@ class Pace:
 def synthesize_at_pace(output_dir: Path, config: SynthesisConfig, pace: Pace) -> SynthesisResult:
     """As `synthesize`; the files appear one group after the other, at this pace."""
     prepare_folder(output_dir)
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".synthesis-") as folder:
-        made = synthesize(Path(folder), config)
+    with temporary_folder(output_dir, _MARK) as folder:
+        made = synthesize(folder / "files", config)
         placed = {path: Path(shutil.copy2(path, output_dir)) for path in (made.catalog, made.truth)}
         replay([group.files for group in made.groups], output_dir, pace)
     groups = (

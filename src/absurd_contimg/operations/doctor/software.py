@@ -18,8 +18,10 @@ from absurd_contimg.errors import UserError
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.logs import severe_messages
 from absurd_contimg.operations.console import one_line
+from absurd_contimg.owned_folders import Mark, temporary_folder
 from absurd_contimg.secrets import without_secrets
 
+_MARK = Mark("doctor", "contimg doctor")
 PROBE_SECONDS = 60.0
 """CASA imports in 2 to 4 s from a warm disk, and in far longer from a cold one."""
 
@@ -69,8 +71,8 @@ def stage_software(folders: Sequence[Path]) -> list[Finding]:
     """Import the software of the stages, in the first writable folder or else the system's own."""
     parent = next((folder for folder in folders if os.access(folder, os.W_OK | os.X_OK)), None)
     try:
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=parent) as folder:
-            return _import_software(Path(folder))
+        with temporary_folder(parent or Path(tempfile.gettempdir()), _MARK) as folder:
+            return _import_software(folder)
     except UserError as error:
         return [Finding(False, "CASA", error.problem, error.remedy)]
     except OSError as error:

@@ -57,7 +57,7 @@ from absurd_contimg.operations.maintenance.schema_replacement import (
     require_right_to_replace,
     what_would_go,
 )
-from absurd_contimg.owned_folders import make_private
+from absurd_contimg.owned_folders import Mark, make_private, temporary_folder
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.tables import ALL_TABLES
 from absurd_contimg.registry.trouble import trouble_of_file
@@ -66,6 +66,7 @@ from absurd_contimg.secrets import mask, without_secrets
 
 FORMAT = 1
 _NOTE = "backup.json"
+_MARK = Mark("backup", "contimg backup")
 _QUEUE, _REGISTRY_DUMP, _REGISTRY_FILE = "queue.dump", "registry.dump", "registry.sqlite3"
 _SCHEMAS = {_QUEUE: "absurd", _REGISTRY_DUMP: "contimg"}
 _BUSY_SECONDS = 10.0
@@ -121,9 +122,9 @@ def make_backup(database_url: str, registry_url: str, folder: Path, now: datetim
     make_private(folder.parent)
     with (
         locked_for_backup(database_url),
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".backup-") as name,
+        temporary_folder(folder.parent, _MARK) as temporary,
     ):
-        partial = Path(name, "backup")
+        partial = temporary / "backup"
         partial.mkdir(mode=_FOLDER_MODE)
         if registry_url.startswith(SQLITE):
             source = Path(registry_url.removeprefix(SQLITE))

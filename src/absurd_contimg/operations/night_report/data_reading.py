@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from pydantic import TypeAdapter, ValidationError
 
 from absurd_contimg.errors import UserError
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.operations.night_report.facts import DataFigures
+from absurd_contimg.owned_folders import Mark, temporary_folder
 
+_MARK = Mark("night report", "contimg report")
 _SECONDS_START = 60.0
 _SECONDS_EACH = 60.0
 _LOOK_SECONDS = 0.5
@@ -50,9 +51,9 @@ def _read_there(
     paths: Sequence[Path], scratch_dir: Path, is_stopped: Callable[[], bool]
 ) -> Mapping[Path, DataFigures]:
     scratch_dir.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=scratch_dir, prefix=".night-report-") as folder:
+    with temporary_folder(scratch_dir, _MARK) as folder:
         try:
-            environment = casa_environment(Path(folder, "casa"), Path(folder, "casa.log"))
+            environment = casa_environment(folder / "casa", folder / "casa.log")
         except UserError as error:
             return {path: DataFigures(problem=str(error)) for path in paths}
         process = subprocess.Popen(
