@@ -119,6 +119,27 @@ def test_a_file_is_replaced_whole_or_not_at_all(before: bytes | None, tmp_path: 
     assert os.listdir(tmp_path) == [path.name]
 
 
+def test_what_killed_processes_have_left_of_a_file_is_removed(tmp_path: Path) -> None:
+    """After an hour, and nothing with another name; `[` means nothing in it."""
+    left, fresh, other = (
+        f".{name}.{digit * 32}.partial"
+        for name, digit in (("a[b", "1"), ("a[b", "2"), ("other", "3"))
+    )
+    for name in (left, fresh, other):
+        (tmp_path / name).touch()
+        if name != fresh:
+            os.utime(tmp_path / name, (1e9, 1e9))
+    replace(tmp_path / "a[b")
+    assert sorted(os.listdir(tmp_path)) == sorted(["a[b", fresh, other])
+
+
+def test_a_missing_folder_is_told_with_the_file(tmp_path: Path) -> None:
+    """`contimg metrics --write` ended in a traceback about a file of ours."""
+    with pytest.raises(FileNotFoundError) as raised:
+        replace(tmp_path / "none" / "x")
+    assert raised.value.filename == str(tmp_path / "none" / "x")
+
+
 @pytest.mark.parametrize("path", [".", "", "..", "/"])
 def test_a_path_without_a_name_is_refused(path: str) -> None:
     with pytest.raises(SettingError, match=r"no name of a file"):

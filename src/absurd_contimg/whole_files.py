@@ -6,9 +6,11 @@ the place of /dev/stdout takes it from the whole machine.
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,9 +18,12 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from absurd_contimg.errors import SettingError
+from absurd_contimg.owned_folders import LEFT_OVER_SECONDS
 from absurd_contimg.regular_files import UnsuitableFileError, open_regular
 
 _HEAD_BYTES = 2_000
+_SHOWN_LETTERS = 50
+"""Of a file in the name of its partial one; each may have four bytes, and a name 255."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -90,7 +95,8 @@ def replaced_file(path: Path, what: str, is_ours: Callable[[bytes], bool]) -> It
     raises.
     """
     require_replaceable(path, what, is_ours)
-    partial = path.with_name(f".{uuid4().hex}.partial")
+    _remove_left_over(path)
+    partial = _partial(path, uuid4().hex)
     try:
         with failures_of(path), partial.open("xb") as file:
             yield file
@@ -99,9 +105,27 @@ def replaced_file(path: Path, what: str, is_ours: Callable[[bytes], bool]) -> It
         require_replaceable(path, what, is_ours)
         os.replace(partial, path)
         _flush_names(path.absolute().parent)
+    except FileNotFoundError as error:  # its folder is not there
+        if error.filename == str(partial):
+            error.filename = str(path)
+        raise
     finally:
         with suppress(FileNotFoundError):
             partial.unlink()
+
+
+def _partial(path: Path, part: str) -> Path:
+    return path.with_name(f".{path.name[:_SHOWN_LETTERS]}.{part}.partial")
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove the partial files that killed processes have left of a file."""
+    digits = "[0-9a-f]" * len(uuid4().hex)
+    for partial in path.parent.glob(_partial(Path(glob.escape(path.name)), digits).name):
+        with suppress(OSError):
+            is_file = stat.S_ISREG(partial.lstat().st_mode)
+            if is_file and time.time() - partial.lstat().st_mtime > LEFT_OVER_SECONDS:
+                partial.unlink()
 
 
 def _flush_names(folder: Path) -> None:
