@@ -294,10 +294,14 @@ def test_a_restoration_that_was_killed_is_told_and_no_empty_queue_is_made(
     )
     command = [sys.executable, "-c", code, spawned_url, registry, str(folder), moment]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    with pytest.raises(SchemaMissing, match=r"restoration of a backup was interrupted"):
+    with pytest.raises(
+        SchemaMissing, match=r"restoration of a backup is under way or was interrupted"
+    ):
         asyncio.run(PostgresBackend(spawned_url).open())
     for look in (install_schema, check_schema):
-        with pytest.raises(SchemaMissing, match=r"restoration of a backup was interrupted"):
+        with pytest.raises(
+            SchemaMissing, match=r"restoration of a backup is under way or was interrupted"
+        ):
             look(spawned_url)
     restore_backup(spawned_url, registry, folder, force=True)
     check_schema(spawned_url)

@@ -99,7 +99,8 @@ def raise_translated(error: psycopg.Error) -> NoReturn:
             raise InvalidRetryStrategy(message, state) from error
         case "3F000" | "42883" if _SCHEMA in message:
             raise SchemaMissing(
-                f"Absurd's schema is not there, or not whole ({message}). Run: contimg db init",
+                f"Absurd's schema is not there, or not whole ({message}). While a backup is "
+                "restored, wait for its end; else run: contimg db init",
                 state,
             ) from error
         case "42P01" if _SCHEMA in message:

@@ -172,14 +172,15 @@ def require_version(version: str | None) -> None:
 
 
 def require_whole_restoration(is_aside: bool) -> None:
-    """Raise `SchemaMissing` if `IS_ASIDE` was true: a restoration was killed.
+    """Raise `SchemaMissing` if `IS_ASIDE` was true: a restoration works or was killed.
 
     An empty queue is no answer then, and a queue of the backup beside a newer registry is none.
     """
     if is_aside:
         raise SchemaMissing(
-            "The restoration of a backup was interrupted, and the tasks from before it are in the "
-            f"schema {ASIDE}. Repeat it: contimg restore FOLDER --force"
+            "The restoration of a backup is under way or was interrupted: the tasks from before it "
+            f"are in the schema {ASIDE}. Wait for its end; of one that was interrupted, repeat it: "
+            "contimg restore FOLDER --force"
         )
 
 
