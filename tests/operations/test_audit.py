@@ -22,12 +22,18 @@ from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.records import History, Json, SpawnOptions
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.errors import SettingError
 from absurd_contimg.history.invariants.check import STREAM_INVARIANTS, Violation, find_violations
-from absurd_contimg.history.invariants.stream import StreamObservation, no_window_twice
+from absurd_contimg.history.invariants.stream import (
+    StreamObservation,
+    no_group_is_processed_twice,
+    no_window_twice,
+)
 from absurd_contimg.ingest.batches import FeedRules, create_batch, feed
 from absurd_contimg.ingest.closing import ClosingRules
 from absurd_contimg.ingest.stream_observation import observe_stream
 from absurd_contimg.ingest.windows import WindowRules
+from absurd_contimg.operations.services import Actions, SiteTables
 from absurd_contimg.operations.services.stream_audit import audit_stream
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.batches import Batches
@@ -248,3 +254,27 @@ async def test_parameters_of_any_kind_are_audited() -> None:
     histories = await backend.histories(QUEUE, tasks)
     observed = StreamObservation(histories, must_have_ended=True)
     assert find_violations(STREAM_INVARIANTS, observed) == []
+
+
+async def test_one_task_at_a_time_processes_a_group_also_after_a_fork(tmp_path: Path) -> None:
+    """The audit called each fork a second task; a parent was retried beside its fork."""
+    settings = load_settings({"output_dir": tmp_path / "out", "state_dir": tmp_path / "state"})
+    params: Json = {"group_id": GROUP, "input_files": ["a"]}
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue(QUEUE)
+    spawned = await backend.spawn_task(QUEUE, "pipeline", params, SpawnOptions(max_attempts=1))
+    (run,) = await backend.claim_task(QUEUE, "w", 60)
+    await backend.set_task_checkpoint_state(QUEUE, run.task_id, "image", "made", run.run_id)
+    await backend.fail_run(QUEUE, run.run_id, {"name": "OSError"})
+    with closing(SiteTables(settings)) as tables:
+        actions = Actions(backend, tables, "operator", "command line")
+        fork = await actions.fork(QUEUE, spawned.task_id, "image")
+        for again in (
+            actions.retry(QUEUE, spawned.task_id),
+            actions.fork(QUEUE, spawned.task_id, "image"),
+        ):
+            with pytest.raises(SettingError, match=f"{fork.task_id} is pending: two tasks would"):
+                await again
+    tasks = [await backend.history(QUEUE, each.task_id) for each in (spawned, fork)]
+    observed = StreamObservation(histories=[each for each in tasks if each])
+    assert list(no_group_is_processed_twice(observed)) == []

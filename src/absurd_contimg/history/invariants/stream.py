@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations, pairwise
 
+from absurd_contimg.core.forks import Fork
 from absurd_contimg.core.records import LIVE_STATES, History, Json
 from absurd_contimg.core.task_ids import is_older_than
 
@@ -98,13 +99,14 @@ def no_observation_in_two_groups(observed: StreamObservation) -> Iterator[str]:
 def no_group_is_processed_twice(observed: StreamObservation) -> Iterator[str]:
     """Of the same files of a group there is one task; a batch may process a group again.
 
-    An operator may too: that task has a version of the files in its key.
+    An operator may too: that task has a version of the files in its key, or is a fork.
     """
     spawned: Counter[tuple[str, str | None, str, str]] = Counter()
     for history in observed.histories:
         task = history.task
         files, key = _param(task.params, "input_files"), task.idempotency_key or ""
-        if files is not None and not key.startswith(_BATCH_KEY):
+        is_ordered = key.startswith(_BATCH_KEY) or Fork.of(task.headers) is not None
+        if files is not None and not is_ordered:
             group_id, version = _param(task.params, "group_id"), key.partition("#")[2]
             spawned[task.task_name, group_id, files, version] += 1
     for (name, group_id, *_), count in spawned.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Self
@@ -23,8 +23,10 @@ from absurd_contimg.core.records import (
     Json,
     SpawnedTask,
     SpawnOptions,
+    Task,
 )
 from absurd_contimg.errors import AwayError, InputError, MissingInputError, SettingError
+from absurd_contimg.history.timeline import kind_of
 from absurd_contimg.operations.services.action_records import (
     ActionRecords,
     Source,
@@ -83,7 +85,9 @@ class Actions:
     async def retry(self, queue: str, task_id: UUID, reason: str = "") -> SpawnedTask:
         """Run a failed task again from its last checkpoint, with full budgets."""
         async with self.records.recorded("retry", str(task_id), reason):
-            retried = await retry_failed(self.backend, await self.history(queue, task_id))
+            history = await self.history(queue, task_id)
+            await self._require_alone(history)
+            retried = await retry_failed(self.backend, history)
         await self._note_retried([retried])
         return retried
 
@@ -135,14 +139,24 @@ class Actions:
         """
         async with self.records.recorded("fork", str(task_id), f"{reason} (at {step})".strip()):
             history = await self.history(queue, task_id)
-            if history.task.state in LIVE_STATES:
-                raise SettingError(
-                    f"Task {task_id} is {history.task.state}: two tasks would do the same work.",
-                    "Cancel it first, or wait for its end.",
-                )
+            _require_ended(history.task)
+            await self._require_alone(history)
             options = fork_options(history, step, _checked_key(idempotency_key))
             name, params = history.task.task_name, history.task.params
             return await self.backend.spawn_task(queue, name, params, options)
+
+    async def _require_alone(self, history: History) -> None:
+        """Raise `SettingError` while another task processes the same group or window."""
+        params = history.task.params
+        names = params if isinstance(params, Mapping) else {}
+        own = {name: names[name] for name in ("group_id", "window_id") if name in names}
+        if own and not kind_of(history.task.task_name):
+            queue, name = history.queue_name, history.task.task_name
+            for task in await self.backend.list_tasks(
+                queue, states=sorted(LIVE_STATES), task_name=name, params=own
+            ):
+                if task.task_id != history.task.task_id:
+                    _require_ended(task)
 
     async def spawn(
         self,
@@ -221,6 +235,14 @@ class Actions:
     def records(self) -> ActionRecords:
         """Where it is entered what this operator does."""
         return ActionRecords(self.tables, self.by, self.source)
+
+
+def _require_ended(task: Task) -> None:
+    if task.state in LIVE_STATES:
+        raise SettingError(
+            f"Task {task.task_id} is {task.state}: two tasks would do the same work.",
+            "Cancel it first, or wait for its end.",
+        )
 
 
 def _checked_key(key: str | None) -> str | None:
