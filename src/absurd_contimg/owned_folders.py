@@ -31,8 +31,8 @@ _REMOVAL_PAUSES_SECONDS = (0.0, 0.02, 0.1, 0.5)
 _LEVELS_MAX = 100
 """Deeper folders are moved first: the removal of Python before 3.13 is recursive, and holds a
 descriptor for each level."""
-LEFT_OVER_SECONDS = 3600.0
-"""What is temporary and was not changed for so long is that of a killed process."""
+_LEFT_OVER_SECONDS = 3600.0
+"""A temporary folder in which nothing was changed for so long is that of a killed process."""
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
@@ -116,7 +116,7 @@ def temporary_folder(parent: Path, mark: Mark) -> Iterator[Path]:
     prefix = f".{mark.kind.replace(' ', '-')}-"
     for left_over in parent.glob(f"{prefix}*"):
         with suppress(OSError, ForeignFolderError):
-            if time.time() - _changed_at(left_over) > LEFT_OVER_SECONDS:
+            if time.time() - _changed_at(left_over) > _LEFT_OVER_SECONDS:
                 take_folder(left_over, mark)  # of one that was killed before it set the mark
                 remove_tree(left_over, mark)
     folder = parent / f"{prefix}{uuid4().hex[:12]}"

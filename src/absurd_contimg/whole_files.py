@@ -18,10 +18,11 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from absurd_contimg.errors import SettingError
-from absurd_contimg.owned_folders import LEFT_OVER_SECONDS
 from absurd_contimg.regular_files import UnsuitableFileError, open_regular
 
 _HEAD_BYTES = 2_000
+_LEFT_OVER_SECONDS = 3600.0
+"""A partial file to which nothing was written for so long is that of a killed process."""
 _SHOWN_LETTERS = 50
 """Of a file in the name of its partial one; each may have four bytes, and a name 255."""
 
@@ -124,7 +125,7 @@ def _remove_left_over(path: Path) -> None:
     for partial in path.parent.glob(_partial(Path(glob.escape(path.name)), digits).name):
         with suppress(OSError):
             is_file = stat.S_ISREG(partial.lstat().st_mode)
-            if is_file and time.time() - partial.lstat().st_mtime > LEFT_OVER_SECONDS:
+            if is_file and time.time() - partial.lstat().st_mtime > _LEFT_OVER_SECONDS:
                 partial.unlink()
 
 
