@@ -23,13 +23,13 @@ from typer.testing import CliRunner
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.backends.postgres.schema import check_schema, install_schema
 from absurd_contimg.core.errors import SchemaMissing
-from absurd_contimg.errors import MissingInputError, SettingError, UserError
+from absurd_contimg.errors import MissingInputError, RegistryAwayError, SettingError, UserError
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.maintenance import backup, restoration_guard
 from absurd_contimg.operations.maintenance.backup import make_backup, restore_backup
 from absurd_contimg.operations.maintenance.schema_replacement import what_would_go
 from absurd_contimg.registry import GroupStatus, Registry
-from absurd_contimg.registry.database import HEAD
+from absurd_contimg.registry.database import HEAD, Database
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -515,3 +515,14 @@ def test_what_is_no_table_is_named_before_it_goes(database_url: str, tmp_path: P
         "absurd: the type verdict",
         "absurd: the view tonight",
     ]
+
+
+def test_no_registry_is_made_beside_a_restoration(spawned_url: str) -> None:
+    """An empty one was in the way of that of the backup, or took the place of the one before."""
+    Database(spawned_url).close()
+    with psycopg.connect(spawned_url, autocommit=True) as session:
+        session.execute("alter schema contimg rename to contimg_before_restoration")
+        with pytest.raises(RegistryAwayError, match=r"restoration of a backup is under way"):
+            Database(spawned_url)
+        made = session.execute("select to_regnamespace('contimg') is not null").fetchone()
+        assert made == (False,)

@@ -59,6 +59,8 @@ _PARAMETERS_MAX = 500
 """Some builds of SQLite take no more than 999 in a statement."""
 
 _POSTGRES_SCHEMA = "contimg"
+_ASIDE = "contimg_before_restoration"
+"""What a restoration renames it to, until it is done."""
 _POSTGRES_LOCK = 0x636F6E74
 """Key of the advisory lock that serialises writers ("cont")."""
 
@@ -258,6 +260,7 @@ class Database:
         if self._is_postgres:
             with self._engine.begin() as connection:
                 connection.execute(text(f"select pg_advisory_xact_lock({_POSTGRES_LOCK})"))
+                _require_not_aside(connection, self._place)
                 connection.execute(text(f"create schema if not exists {_POSTGRES_SCHEMA}"))
                 # Alembic's own statements know no translation of schemas.
                 connection.execute(text(f"set local search_path to {_POSTGRES_SCHEMA}"))
@@ -330,6 +333,22 @@ def _make_private_file(path: Path) -> None:
     """SQLite gives its log and its index the mode of the file, and who may read them may lock."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _require_not_aside(connection: Connection, place: str) -> None:
+    """Raise `RegistryAwayError` while a restoration has the tables aside.
+
+    New ones would be in the way of those of the backup, and count as what was there before.
+    """
+    is_aside = text(f"select pg_catalog.to_regnamespace('{_ASIDE}') is not null")
+    if connection.scalar(is_aside) and not inspect(connection).get_table_names(_POSTGRES_SCHEMA):
+        raise RegistryAwayError(
+            place,
+            "The restoration of a backup is under way or was interrupted: the registry from before "
+            f"it is in the schema {_ASIDE}.",
+            "Wait for its end; of one that was interrupted, repeat it: "
+            "contimg restore FOLDER --force",
+        )
 
 
 def exists(url: str, *, output_dir: Path | None = None) -> bool:
