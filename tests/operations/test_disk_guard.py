@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from contextlib import suppress
@@ -21,7 +22,13 @@ from absurd_contimg.execution.runner import check_folders
 from absurd_contimg.execution.scratch import ScratchOwner, living_owners
 from absurd_contimg.operations.overview.disks import measure
 from absurd_contimg.operations.services.disk_guard import DiskGuard, worker_notes
-from absurd_contimg.operations.services.worker_service import make_policy, sweep_scratch
+from absurd_contimg.operations.services.worker_service import (
+    make_guard,
+    make_policy,
+    sweep_scratch,
+)
+from absurd_contimg.owned_folders import Mark
+from absurd_contimg.products.filesystem import _LocalFileSystem
 from absurd_contimg.settings import load_settings
 
 QUEUE = "dsa110-pipeline"
@@ -243,3 +250,35 @@ async def test_a_disk_that_can_only_be_read_is_waited_for(tmp_path: Path, small_
     assert measure({str(small_disk): "input"}, "h1", 0.0)[1] == {}
     with pytest.raises(OSError, match="Read-only file system"):
         check_folders(PathsConfig.below(small_disk))
+
+
+async def test_scratch_that_cannot_be_removed_is_noted_until_it_is(tmp_path: Path) -> None:
+    """Only the log named it, once for each stage that ended; it is tried again meanwhile."""
+
+    class Stuck(_LocalFileSystem):
+        is_busy = True
+
+        def remove_tree(self, path: Path, mark: Mark) -> None:
+            if self.is_busy:
+                raise OSError(errno.EBUSY, "Device or resource busy")
+            super().remove_tree(path, mark)
+
+    files = Stuck()
+    settings = load_settings({"output_dir": tmp_path / "out", "worker_id": "w"}, [], {})
+    settings.pipeline.paths.output_dir.mkdir()
+    settings.pipeline.paths.state_dir.mkdir(exist_ok=True)
+    owner = ScratchOwner(settings.pipeline.paths.scratch_dir, "w", files).acquire()
+    path = owner.new_path("run", "image", "1")
+    path.mkdir()
+    guard = make_guard(settings, owner)
+    guard.watermarks = Watermarks(1e-9, 1e-9)
+    owner.remove_path(path)
+    assert await guard.ready_to_claim()
+    (note,) = worker_notes(settings.pipeline.paths.state_dir)
+    assert str(path) in str(note["reason"])
+    assert "resource busy" in str(note["reason"])
+    files.is_busy = False
+    assert await guard.ready_to_claim()
+    (note,) = worker_notes(settings.pipeline.paths.state_dir)
+    assert note["reason"] == ""
+    assert not path.exists()

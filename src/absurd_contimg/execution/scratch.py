@@ -44,8 +44,8 @@ class ScratchOwner:
         self._mark = Mark(KIND, self.name)
         self._lock: int | None = None
         self._numbers = itertools.count()
-        self._left: set[Path] = set()
-        """Folders of attempts that have ended."""
+        self._left: dict[Path, str] = {}
+        """Folders of attempts that have ended, each with why it could not be removed."""
 
     def acquire(self, patience_seconds: float = 10.0) -> Self:
         """Take the lock, which a janitor may hold briefly; `ScratchInUseError` after a wait.
@@ -101,20 +101,33 @@ class ScratchOwner:
         One that cannot be removed is no failure of the attempt, which has ended: it stays until a
         later call.
         """
-        self._left.add(path)
+        self._left[path] = ""
         self.remove_left()
 
-    def remove_left(self) -> None:
-        """Remove what could not be removed before: its disk could only be read, say."""
-        for path in sorted(self._left):
+    def remove_left(self) -> str:
+        """Remove what could not be removed before: its disk could only be read, say.
+
+        Returns one sentence on what still cannot, empty if nothing is left.
+        """
+        for path, known in list(self._left.items()):
             try:
                 self._files.remove_tree(path, self._mark)
             except OSError as error:
-                _log.warning(
-                    "%s cannot be removed yet and is tried again (%s)", path, error.strerror
-                )
+                reason = error.strerror or str(error)
+                if reason != known:  # it is tried before each claim
+                    _log.warning("%s cannot be removed yet and is tried again (%s)", path, reason)
+                    self._left[path] = reason
             else:
-                self._left.discard(path)
+                self._left.pop(path, None)
+        left = [(path, reason) for path, reason in list(self._left.items()) if reason]
+        if not left:
+            return ""
+        path, reason = left[0]
+        others = f" and {len(left) - 1} more in {self.folder}" if left[1:] else ""
+        return (
+            f"{path}{others} cannot be removed from scratch ({reason}): it is tried again before "
+            "each claim. Find out what keeps it: lsof +D, mount."
+        )
 
 
 @dataclass(frozen=True, slots=True)

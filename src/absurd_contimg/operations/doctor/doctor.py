@@ -45,6 +45,7 @@ from absurd_contimg.operations.doctor.site_folders import (
 )
 from absurd_contimg.operations.doctor.software import Finding, stage_software
 from absurd_contimg.operations.doctor.table_locks import table_locks
+from absurd_contimg.operations.doctor.waiting_work import lack_of_space, notes_of_workers
 from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.registry.service_records import CLOCK_OFFSET_SECONDS_MAX
 from absurd_contimg.science.catalogue import read_catalogue
@@ -156,6 +157,7 @@ def _folders(settings: Settings) -> list[Finding]:
         *folders_of_products(paths.output_dir),
         *publish_folder(settings),
         *_disks(settings),
+        *notes_of_workers(settings),
     ]
 
 
@@ -364,7 +366,7 @@ def _reachable(url: str) -> list[Finding]:
             remedy = f"{sys.executable} -m pip install --upgrade absurdctl"
         return [Finding(False, "database", f"{location}: {text}", remedy)]
     text = f"{location}: Absurd's schema {SCHEMA_VERSION}."
-    kept = [*lacking_rights(url), *table_locks(url)]
+    kept = [*lacking_rights(url), *table_locks(url), *lack_of_space(url)]
     return [Finding(True, "database", text), *kept, _additions(url), _clock(url)]
 
 

@@ -22,6 +22,7 @@ from absurd_contimg.operations.overview.records import (
     WaitingTask,
 )
 from absurd_contimg.operations.overview.services import FORGOTTEN_HOURS
+from absurd_contimg.operations.overview.shortages import read_shortage_problem
 from absurd_contimg.operations.overview.site import Site, open_site, production_site
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "read_context",
     "read_context_and_groups",
     "read_local_disks",
+    "read_shortage_problem",
     "read_site",
     "read_site_and_context",
 ]

@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
+from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.records import History
 from absurd_contimg.history.timeline import group_in, step_starts
 from absurd_contimg.operations.console import cut
-from absurd_contimg.operations.overview.queue_facts import QueueFacts
+from absurd_contimg.operations.overview.queue_facts import QueueFacts, read_queue
 from absurd_contimg.operations.overview.records import Shortage
 from absurd_contimg.workflows.failure_rules import NO_SPACE_RULES
 
 _RECENT = timedelta(hours=1)
 _MESSAGE_LENGTH = 200
+_WAITING_MAX = 50
+"""Of each queue, so many tasks that wait are looked at where nothing else is read."""
+
+
+async def read_shortage_problem(inspection: Inspection) -> str:
+    """`shortage_problem` of all queues, without the rest of the site."""
+    now, names = await inspection.current_time(), await inspection.list_queues()
+    queues = [await read_queue(inspection, name, None, _WAITING_MAX) for name in names]
+    return shortage_problem(read_shortages(queues, now))
 
 
 def read_shortages(queues: Sequence[QueueFacts], now: datetime) -> list[Shortage]:

@@ -43,6 +43,8 @@ class DiskGuard:
     watermarks: Watermarks = field(default_factory=Watermarks)
     make_room: Callable[[], None] | None = None
     """Called below the warning mark, before the decision: dead workers leave files in scratch."""
+    remove_left: Callable[[], str] | None = None
+    """Removes from scratch what could not be removed before; says what still cannot."""
     host: str = ""
     """Where the worker runs: the state folder may be shared."""
     _noted: tuple[bool, str] | None = field(default=None, init=False)
@@ -85,7 +87,8 @@ class DiskGuard:
             if not ready:
                 return False, reason
             warning = reason or warning
-        return True, warning
+        left = "" if self.remove_left is None else self.remove_left()
+        return True, warning or left
 
     def _check_folder(self, folder: Path) -> tuple[bool, str]:
         usage = disk_usage(folder)

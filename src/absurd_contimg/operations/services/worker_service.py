@@ -133,6 +133,7 @@ def make_guard(settings: Settings, scratch: ScratchOwner) -> DiskGuard:
         paths.state_dir,
         marks,
         make_room,
+        scratch.remove_left,
         host=host_name(),
     )
 
