@@ -13,14 +13,17 @@ import pytest
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.config import ConversionConfig
 from absurd_contimg.core.records import Json
 from absurd_contimg.ingest.batches import feed
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.products.manifest import InputEntry, Manifest, write_manifest
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.batches import Batches
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import ObservationGroup, Product
 from absurd_contimg.registry.windows import Window, WindowMember, WindowState, store_windows
+from absurd_contimg.stages.convert import ConvertStage
 
 QUEUE = "dsa110-pipeline-reprocessing"
 GROUPS = [f"2026-03-{day:02d}T00:00:00" for day in range(1, 6)]
@@ -318,9 +321,15 @@ def test_damaged_products_are_named_that_lie_where_new_ones_go(
     assert damage in "".join(contimg("spawn", "--now", "--respawn").split())
 
 
-def add_product(registry_path: Path, folder: str) -> None:
-    """A product of the first group, which is not whole."""
-    product = Product(key="k", stage="calibrate_apply", stage_version=1, group_id=GROUPS[0])
+def add_product(
+    registry_path: Path,
+    folder: str,
+    stage: str = "calibrate_apply",
+    manifest: Manifest | None = None,
+) -> None:
+    """A product of the first group; without a manifest it is not whole."""
+    version = 1 if manifest is None else manifest.stage_version
+    product = Product(key="k", stage=stage, stage_version=version, group_id=GROUPS[0])
     product.folder, product.outputs, product.created_at = folder, {}, "2026-03-01"
     product.attempt, product.host, product.size_bytes = "1", "host", 1
     with Database(registry_path).writing() as session:
@@ -332,6 +341,30 @@ def test_product_that_is_gone_hinders_no_plan(contimg: Contimg, registry_path: P
     add_product(registry_path, "/gone")
     made = json.loads(contimg("reprocess", "plan", "--until", "2026-03-02", "--json"))
     assert "calibrate_apply" in made["groups"][0]["runs"]
+
+
+def test_the_plan_names_the_setting_that_differs_from_the_product_that_is_there(
+    contimg: Contimg, registry_path: Path, tmp_path: Path
+) -> None:
+    """It said that a stage runs again, and not why."""
+    parameters = ConversionConfig().model_dump(mode="json")
+    files = sorted(tmp_path.glob(f"{GROUPS[0]}*.hdf5"))
+    manifest = Manifest(
+        *("convert", ConvertStage.version, "k", "ms/a", str(tmp_path / "products"), GROUPS[0]),
+        parameters | {"expected_subbands": 7},
+        tuple(InputEntry(str(file), "raw", "0") for file in files),
+        *({}, (), {}, "2026-03-01T00:00:00", "1", "host"),
+    )
+    folder = tmp_path / "products" / "ms" / "a"
+    folder.mkdir(parents=True)
+    write_manifest(folder, manifest)
+    add_product(registry_path, str(folder), "convert", manifest)
+    made = json.loads(contimg("reprocess", "plan", "--until", "2026-03-02", "--json"))
+    now = parameters["expected_subbands"]
+    change = {"setting": "conversion.expected_subbands", "old": 7, "new": now}
+    assert made["groups"][0]["changed_settings"] == {"convert": [change]}
+    text = " ".join(contimg("reprocess", "plan", "--until", "2026-03-02").split())
+    assert f"convert, 1 group: conversion.expected_subbands was 7 and is {now}" in text
 
 
 def test_a_set_of_caltables_that_never_was_is_refused(contimg: Contimg) -> None:

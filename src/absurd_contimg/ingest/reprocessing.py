@@ -7,14 +7,14 @@ disk by what its product key is made of, except for the contents of raw files, w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from absurd_contimg.config import PipelineConfig
-from absurd_contimg.core.records import History
+from absurd_contimg.core.records import History, Json
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.context import GroupInputs, PipelineContext
 from absurd_contimg.execution.stage import PipelineStage
@@ -33,6 +33,16 @@ from absurd_contimg.registry.windows import WindowState, list_windows
 
 
 @dataclass(frozen=True, slots=True)
+class ChangedSetting:
+    """A setting that a product was made with and that is another one now."""
+
+    setting: str
+    old: Json
+    """None: it was not there."""
+    new: Json
+
+
+@dataclass(frozen=True, slots=True)
 class GroupPlan:
     """What reprocessing one group would do."""
 
@@ -45,6 +55,12 @@ class GroupPlan:
     """Why it is not part of the batch."""
     damaged: tuple[str, ...] = ()
     """What lies damaged where a stage puts its product: it has to be moved away before."""
+    changed: Mapping[str, tuple[ChangedSetting, ...]] = field(default_factory=dict)
+    """Of the stages that run, what differs from the settings of their newest products.
+
+    Of a stage behind the first that runs nothing is known where its settings depend on what that
+    one makes.
+    """
 
     @property
     def removed(self) -> Mapping[str, str]:
@@ -103,9 +119,9 @@ def plan_reprocessing(
             plans.append(GroupPlan(group, (), (), reason or no_files))
             continue
         best = _best_set(group, sets, config)
-        runs, adopted = predict_stages(stages, config, inputs, group, best)
+        runs, adopted, changed = predict_stages(stages, config, inputs, group, best)
         reason = None if runs else "all its products are up to date"
-        plans.append(GroupPlan(group, runs, adopted, reason, _damaged(group, runs)))
+        plans.append(GroupPlan(group, runs, adopted, reason, _damaged(group, runs), changed))
     changing = [plan.group for plan in plans if plan.left_out is None]
     stage_runs = Counter(name for plan in plans for name in plan.runs)
     medians = {
@@ -171,15 +187,17 @@ def predict_stages(
     inputs: GroupInputs,
     group: GroupFacts,
     best_set: str | None,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, tuple[ChangedSetting, ...]]]:
     """The stages that would make a product, and those that would adopt one, in their order.
 
+    Of the former also what has changed in their settings.
     `best_set` is the product key of the caltables that would be selected now.
     """
     context = PipelineContext(config, inputs.model_dump(mode="json"))
     available = {*context.inputs}
     keys = set() if best_set is None else {best_set}
     runs, adopted = [], []
+    changed: dict[str, tuple[ChangedSetting, ...]] = {}
     for stage in stages:
         if stage.product_folder is None:
             if stage.provides == names(SelectCalibrationOutputs):
@@ -191,13 +209,44 @@ def predict_stages(
             manifest = _adoptable(stage, context, group, keys)
         if manifest is None:
             runs.append(stage.name)
+            if stage.requires <= available and (changes := _changes(stage, context, group)):
+                changed[stage.name] = changes
         else:
             adopted.append(stage.name)
             context = context.with_outputs(manifest.outputs)
             available |= stage.provides
             if stage.provides != names(CalibrateSolveOutputs):  # only what is selected is applied
                 keys.add(manifest.key)
-    return tuple(runs), tuple(adopted)
+    return tuple(runs), tuple(adopted), changed
+
+
+def _changes(
+    stage: PipelineStage, context: PipelineContext, group: GroupFacts
+) -> tuple[ChangedSetting, ...]:
+    """How the settings differ from those of the newest product of the stage that can be read."""
+    manifests = (product.manifest() for product in group.products.get(stage.name, ()))
+    newest = next((manifest for manifest in manifests if manifest is not None), None)
+    if newest is None:
+        return ()
+    parameters = stage.parameters(context)
+    # The parameters of some stages are one section of the settings, without its name.
+    sections = context.config.model_dump(mode="json")
+    name = next((name for name, values in sections.items() if values == parameters), "")
+    old, new = (dict(_flat(values, name)) for values in (newest.parameters, parameters))
+    return tuple(
+        ChangedSetting(key, old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    )
+
+
+def _flat(values: Json, name: str) -> Iterator[tuple[str, Json]]:
+    """Each value that is no mapping, with its path in dots."""
+    if not isinstance(values, Mapping):
+        yield name, values
+        return
+    for key, value in values.items():
+        yield from _flat(value, f"{name}.{key}".lstrip("."))
 
 
 def _adoptable(
@@ -309,4 +358,4 @@ def batch_items(
     return items[::-1] if newest_first else items
 
 
-_SET_COLUMNS = tuple(field.name for field in fields(CaltableSet) if field.name != "tables")
+_SET_COLUMNS = tuple(each.name for each in fields(CaltableSet) if each.name != "tables")

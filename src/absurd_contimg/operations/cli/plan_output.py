@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ def _group_json(each: GroupPlan) -> dict[str, Any]:
         "left_out": each.left_out,
         "removed": each.removed,
         "damaged": each.damaged,
+        "changed_settings": each.changed,
     }
 
 
@@ -50,6 +52,20 @@ def show_damaged(damaged: Sequence[str]) -> None:
         console.print(f"and {len(damaged) - _SHOWN_MAX} more: contimg registry check")
     if damaged:
         console.print("Move their folders away first, or their stages fail (broken-product).")
+
+
+def _show_changes(included: Sequence[GroupPlan]) -> None:
+    """Which settings are not those of the products that are there, and of how many groups."""
+    changes = Counter(
+        (stage, f"{each.setting} was {each.old!r} and is {each.new!r}")
+        for plan in included
+        for stage, settings in plan.changed.items()
+        for each in settings
+    )
+    for (stage, text), count in list(changes.items())[:_SHOWN_MAX]:
+        console.print(message_line(f"{stage}, {counted(count, 'group')}: {text}"))
+    if len(changes) > _SHOWN_MAX:
+        console.print(f"and {len(changes) - _SHOWN_MAX} more settings: --json shows all")
 
 
 def show_plan(made: ReprocessingPlan, workers: int) -> None:
@@ -71,6 +87,7 @@ def show_plan(made: ReprocessingPlan, workers: int) -> None:
         console.print(message_line(f"{counted(count, 'group')} left out: {reason}"))
     runs = ", ".join(f"{count} {name}" for name, count in made.stage_runs.items())
     console.print(message_line(f"{counted(len(included), 'group')}: {runs or 'nothing to run'}"))
+    _show_changes(included)
     depends = made.dependents
     console.print(
         f"Made from them, and not changed: {counted(len(depends.windows), 'window')}, "
