@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from dashboard_sites import DIED, HOSTILE, NIGHT, PENDING, QUEUE, TOKEN, LivelySite, lively_site
 
+from absurd_contimg.operations.dashboard import snapshots
 from absurd_contimg.operations.dashboard.frame import MENU
 from absurd_contimg.operations.dashboard.nights import read_totals
 from absurd_contimg.registry.operator_actions import list_actions
@@ -292,3 +294,34 @@ async def test_a_next_page_of_another_host_is_not_followed(client: httpx.AsyncCl
         form = {"token": TOKEN, "next": address}
         response = await client.post("/login", data=form, headers=FORM)
         assert response.headers["location"] == "/"
+
+
+class Silent:
+    """The reads of a database that does not answer: a frozen server, or its network is away."""
+
+    def __getattr__(self, name: str) -> object:
+        async def read(*_: object, **__: object) -> None:
+            await asyncio.sleep(60)
+
+        return read
+
+
+async def test_pages_answer_at_once_while_the_database_does_not(
+    fresh: LivelySite, operator: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waited for 15 to 30 s; they show what was read before, and what is away."""
+    monkeypatch.setattr(snapshots, "ANSWER_SECONDS", 0.05)
+    assert DIED in (await operator.get("/tasks")).text
+    assert f"/nights/{NIGHT}" in (await operator.get("/")).text
+    fresh.site.inspection = Silent()  # type: ignore[assignment]
+    monkeypatch.setattr(snapshots, "READ_SECONDS", 0.0)
+    task = f"/tasks/{QUEUE}/{fresh.tasks[DIED]}"
+    for address in (*PAGES, task, f"{task}/log"):
+        began = time.monotonic()
+        page = await operator.get(address)
+        assert time.monotonic() - began < 3.0, address
+        assert page.status_code in (200, 503), address
+    assert (await operator.get(task)).status_code == 503
+    first = (await operator.get("/")).text
+    assert f"/nights/{NIGHT}" in first
+    assert "does not answer within 0.05 s" in first

@@ -10,11 +10,11 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from absurd_contimg.core.errors import QueueNotFound
+from absurd_contimg.core.errors import BackendUnavailable, QueueNotFound
 from absurd_contimg.core.records import TERMINAL_STATES, History, Task
 from absurd_contimg.history.stage_tasks import STAGE_PREFIX, with_stage_tasks
 from absurd_contimg.history.summary import summarize
@@ -24,6 +24,8 @@ from absurd_contimg.operations.overview import Site, SiteOverview, read_site
 
 READ_SECONDS = 2.0
 """Readers get what was read at most so long ago."""
+ANSWER_SECONDS = 2.0
+"""A database that does not tell its time within this is away: nothing else is asked of it."""
 _TASKS_MAX = 2000
 """The newest tasks of each queue that the pages by night show."""
 _KEPT_MAX = 10_000
@@ -56,6 +58,7 @@ class Snapshots:
         self._lock = asyncio.Lock()
         self._overview: tuple[float, SiteOverview] | None = None
         self._snapshot: tuple[float, Snapshot] | None = None
+        self._last: Snapshot | None = None
         self._kept: OrderedDict[UUID, tuple[_Version, History]] = OrderedDict()
 
     async def overview(self) -> SiteOverview:
@@ -65,7 +68,7 @@ class Snapshots:
 
     async def _read_overview(self) -> SiteOverview:
         if self._overview is None or time.monotonic() - self._overview[0] > READ_SECONDS:
-            overview = await read_site(self._site)
+            overview = await read_site(self._site, answer_seconds=ANSWER_SECONDS)
             self._overview = time.monotonic(), overview
         return self._overview[1]
 
@@ -73,9 +76,15 @@ class Snapshots:
         """The site and its newest tasks, as they were at most `READ_SECONDS` ago."""
         async with self._lock:
             if self._snapshot is None or time.monotonic() - self._snapshot[0] > READ_SECONDS:
-                snapshot = await self._read_snapshot()
-                self._snapshot = time.monotonic(), snapshot
+                self._last = await self._read_snapshot()
+                self._snapshot = time.monotonic(), self._last
             return self._snapshot[1]
+
+    async def require_answers(self) -> None:
+        """Raise `BackendUnavailable` at once if the database did not answer lately."""
+        overview = await self.overview()
+        if not overview.queues and overview.problems:
+            raise BackendUnavailable(overview.problems[0])
 
     def forget(self) -> None:
         """Read again next time: somebody has acted."""
@@ -83,6 +92,8 @@ class Snapshots:
 
     async def _read_snapshot(self) -> Snapshot:
         overview = await self._read_overview()
+        if not overview.queues:  # away, as its problems say: what was read before is shown
+            return replace(self._last or Snapshot(overview, (), (), False), overview=overview)
         histories: list[History] = []
         is_cut = False
         for queue in await self._queues():

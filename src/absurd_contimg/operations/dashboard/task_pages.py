@@ -63,6 +63,7 @@ def add_task_pages(router: APIRouter, frame: Frame) -> None:
 
     @router.get("/tasks")
     async def tasks(request: Request) -> HTMLResponse:
+        await frame.snapshots.require_answers()
         inspection, query = frame.site.inspection, request.query_params
         queues = await frame.site.queues()
         page = PageFilter.from_query(query)
@@ -159,6 +160,7 @@ def _task_id(text: str) -> UUID | None:
 
 async def read_task(frame: Frame, queue: str, task_id: str) -> History:
     """The history of a task with those of its stage tasks; `MissingInputError` if there is none."""
+    await frame.snapshots.require_answers()
     inspection = frame.site.inspection
     number = _task_id(task_id)
     history = None

@@ -65,19 +65,26 @@ async def read_site(
     site: Site,
     recent_seconds: float = RECENT_SECONDS,
     database_seconds: float = DATABASE_SECONDS,
+    answer_seconds: float = DATABASE_SECONDS,
 ) -> SiteOverview:
-    """The site now. Never raises for a database, a registry or a disk that is away."""
-    return (await read_site_and_context(site, recent_seconds, database_seconds))[0]
+    """The site now. Never raises for a database, a registry or a disk that is away.
+
+    A database that does not tell its time within `answer_seconds` is away.
+    """
+    reading = read_site_and_context(site, recent_seconds, database_seconds, answer_seconds)
+    return (await reading)[0]
 
 
 async def read_site_and_context(
     site: Site,
     recent_seconds: float = RECENT_SECONDS,
     database_seconds: float = DATABASE_SECONDS,
+    answer_seconds: float = DATABASE_SECONDS,
 ) -> tuple[SiteOverview, WaitContext]:
     """The site now, and what `explain_wait` needs for tasks that it does not name."""
     problems: list[str] = []
-    now, queues = await _read_queues(site, recent_seconds, database_seconds, problems)
+    seconds_max = database_seconds, answer_seconds
+    now, queues = await _read_queues(site, recent_seconds, seconds_max, problems)
     seconds = now.timestamp()
     registry = await in_thread(read_registry, site, seconds)
     if registry.problem:
@@ -130,7 +137,7 @@ async def read_context(site: Site) -> WaitContext:
 
 async def read_context_and_groups(site: Site) -> tuple[WaitContext, list[GroupOverview]]:
     """`read_context`, and the groups that have no task yet: what each waits for."""
-    now, queues = await _read_queues(site, None, DATABASE_SECONDS, [])
+    now, queues = await _read_queues(site, None, (DATABASE_SECONDS, DATABASE_SECONDS), [])
     seconds = now.timestamp()
     registry = await in_thread(read_registry, site, seconds)
     running = [task for facts in queues for task in facts.running]
@@ -142,16 +149,24 @@ async def read_context_and_groups(site: Site) -> tuple[WaitContext, list[GroupOv
 
 
 async def _read_queues(
-    site: Site, recent_seconds: float | None, database_seconds: float, problems: list[str]
+    site: Site,
+    recent_seconds: float | None,
+    seconds_max: tuple[float, float],
+    problems: list[str],
 ) -> tuple[datetime, list[QueueFacts]]:
     """The database's time and the facts of all queues; a problem instead of them.
 
+    `seconds_max` are those for all of it and those for the time alone.
     None for `recent_seconds` asks for nothing that has ended.
     """
+    database_seconds, answer_seconds = seconds_max
+    waited_seconds = min(seconds_max)
     try:
         async with asyncio.timeout(database_seconds):
             inspection = site.inspection
-            now = await inspection.current_time()
+            async with asyncio.timeout(answer_seconds):
+                now = await inspection.current_time()
+            waited_seconds = database_seconds
             names = await site.queues()
             since = None if recent_seconds is None else now - timedelta(seconds=recent_seconds)
             waiting_max = max(WAITING_MAX // 2 // max(len(names), 1), 10)
@@ -160,7 +175,7 @@ async def _read_queues(
             reads = (read_queue(inspection, name, since, waiting_max) for name in names)
             return now, list(await asyncio.gather(*reads))
     except (BackendError, TimeoutError) as error:
-        reason = str(error) or f"it does not answer within {database_seconds:g} s."
+        reason = str(error) or f"it does not answer within {waited_seconds:g} s."
         problems.append(
             f"The tasks cannot be seen: {reason} Workers wait until it is back: contimg doctor."
         )
