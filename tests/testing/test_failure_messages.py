@@ -76,6 +76,17 @@ def test_an_effect_whose_step_fails_and_is_retried_is_not_sent_into_a_step() -> 
     assert explore_crashes(fails_after_its_effect, {}, repeats=["charge"]).futures
 
 
+def test_the_hint_names_an_effect_of_several_words_whole() -> None:
+    """Its name was cut at the first space, and what the hint says did not help."""
+
+    async def sends_mail(_params: Any, ctx: TaskContext) -> None:
+        await outside("send a mail", "to you")
+        await outside("send a mail", "to you")
+
+    assert "repeats=['send a mail']" in message_of(sends_mail)
+    assert explore_crashes(sends_mail, {}, repeats=["send a mail"]).futures
+
+
 def test_an_effect_of_two_steps_is_said_to_be_of_two() -> None:
     async def charges_twice(_params: Any, ctx: TaskContext) -> None:
         await ctx.step("charge", lambda: outside("charge"))

@@ -31,7 +31,7 @@ from absurd_contimg.simulation.exploration.explorer import (
     explore,
     replay,
 )
-from absurd_contimg.simulation.exploration.outcome import Outcome
+from absurd_contimg.simulation.exploration.outcome import Outcome, effect_name
 from absurd_contimg.simulation.model.faults import (
     ALL_FAULTS,
     FaultKind,
@@ -198,12 +198,12 @@ def _check_baseline(spec: ExplorationSpec, ends: State) -> None:
             f"call `happened`.\n{differences}"
         )
     for text, count in Counter(outcome.ledger).items():
-        if count > 1 and not any(text.startswith(f"{name} ") for name in spec.repeats):
+        if count > 1 and effect_name(text) not in spec.repeats:
             raise AssertionError(
                 f"{changed}without any fault this happens {count} times outside: {text}. "
                 f"{_why_repeated(outcome, text)}. If it may be repeated, "
                 "as with a key that the outside recognises: "
-                f"explore_crashes(..., repeats=[{text.partition(' ')[0]!r}])"
+                f"explore_crashes(..., repeats=[{effect_name(text)!r}])"
             )
 
 

@@ -12,6 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -89,6 +90,15 @@ class Outcome:
 
 def _lines(prefix: str, texts: Iterable[str]) -> list[str]:
     return [prefix + short(text) for text in sorted(texts)]
+
+
+def effect_name(text: str) -> str:
+    """The name of an external effect, which may have spaces; its value, as JSON, stands behind."""
+    for place in (number for number, letter in enumerate(text) if letter == " "):
+        with suppress(ValueError):
+            json.loads(text[place + 1 :])
+            return text[:place]
+    return text
 
 
 def outcome_of(
