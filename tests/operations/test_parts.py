@@ -45,3 +45,16 @@ def test_import_of_a_module_inside_another_part_is_recognised() -> None:
     source = f"def f():\n    from {_PACKAGE}.report.quicklook import x\nimport {_PACKAGE}.report\n"
     assert inner_imports("cli", source) == [f"{_PACKAGE}.report.quicklook"]
     assert inner_imports("report", source) == []
+
+
+def test_what_opens_the_registry_of_a_site_gives_it_the_limits_of_the_settings() -> None:
+    """Four commands chose among sets of caltables by the default reach, not that of the site."""
+    callers = {
+        path.name
+        for path in _FOLDER.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "Registry"
+    }
+    assert callers == {"worker_service.py"}

@@ -29,7 +29,12 @@ from absurd_contimg.history.timeline import group_of, step_starts
 from absurd_contimg.ingest.spawn import spawn_groups
 from absurd_contimg.operations.console import cell
 from absurd_contimg.operations.report import Section, write_report
-from absurd_contimg.operations.services import given_worker_id, open_backend, stop_signals
+from absurd_contimg.operations.services import (
+    given_worker_id,
+    open_backend,
+    open_registry,
+    stop_signals,
+)
 from absurd_contimg.operations.terminal import history_table, watch
 from absurd_contimg.owned_folders import (
     MARK_NAME,
@@ -47,7 +52,6 @@ from absurd_contimg.products.outputs import (
     ValidateOutputs,
     from_json,
 )
-from absurd_contimg.registry import Registry
 from absurd_contimg.settings import Settings, load_settings
 from absurd_contimg.synthesis import SynthesisConfig, SynthesisResult, synthesize
 from absurd_contimg.synthesis.truth import (
@@ -143,7 +147,7 @@ def _check_folders(folder: Path, folders: Sequence[Path], force: bool) -> None:
 async def _process(settings: Settings, workers: _Workers, console: Console) -> list[History]:
     """Spawn the groups and run them to their ends."""
     async with open_backend(settings) as backend:
-        with closing(Registry(settings.registry_url)) as registry:
+        with closing(open_registry(settings)) as registry:
             spawned = await spawn_groups(backend, settings, registry)
         tasks = [item.task.task_id for item in spawned if item.task is not None]
         try:

@@ -41,13 +41,11 @@ def plan(
     Changes nothing. contimg reprocess start --caltables USED processes them again.
     """
     from absurd_contimg.ingest.reprocessing import find_dependents, planned_improvements
-    from absurd_contimg.registry import Registry
+    from absurd_contimg.operations.services import open_registry
 
     settings = state.settings()
     require_registry(settings)
-    with closing(
-        Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
-    ) as registry:
+    with closing(open_registry(settings)) as registry:
         groups, improvements = planned_improvements(registry, settings.pipeline, caltables)
         ids = {each.use.group_id for each in improvements}
         windows = find_dependents(registry, [g for g in groups if g.group_id in ids]).windows

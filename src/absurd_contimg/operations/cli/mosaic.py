@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -337,11 +337,8 @@ def _newest_windows(registry: Registry, settings: Settings, limit: int) -> list[
 @contextmanager
 def _registry(settings: Settings) -> Iterator[Registry]:
     """The registry; `MissingInputError` if there is none."""
-    from absurd_contimg.registry import Registry
+    from absurd_contimg.operations.services import open_registry
 
     require_registry(settings)
-    registry = Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
-    try:
+    with closing(open_registry(settings)) as registry:
         yield registry
-    finally:
-        registry.close()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -271,14 +271,11 @@ def _milli(jy: float | None) -> str:
 @contextmanager
 def _registry(settings: Settings) -> Iterator[Registry]:
     """The registry, or `MissingInputError` if there is none yet."""
-    from absurd_contimg.registry import Registry
+    from absurd_contimg.operations.services import open_registry
 
     require_registry(settings)
-    registry = Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
-    try:
+    with closing(open_registry(settings)) as registry:
         yield registry
-    finally:
-        registry.close()
 
 
 def _newest_table(registry: Registry, name: str) -> Path | None:

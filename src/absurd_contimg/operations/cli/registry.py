@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -177,22 +177,13 @@ def _unix_seconds(text: str, name: str) -> int:
 @contextmanager
 def _registry(settings: Settings, *, may_be_new: bool = False) -> Iterator[tuple[Registry, Path]]:
     """The registry and the output folder; `MissingInputError` if the latter is not there."""
-    from absurd_contimg.registry import Registry
+    from absurd_contimg.operations.services import open_registry
 
-    output_dir, calibration = settings.pipeline.paths.output_dir, settings.pipeline.calibration
+    output_dir = settings.pipeline.paths.output_dir
     if not output_dir.is_dir():
         raise MissingInputError(f"There is no folder {output_dir}.", "Check --output-dir.")
-    registry = Registry(
-        settings.registry_url,
-        output_dir=output_dir,
-        declination_tolerance_deg=calibration.declination_tolerance_deg,
-        reach_hours=calibration.reach_hours,
-        may_be_new=may_be_new,
-    )
-    try:
+    with closing(open_registry(settings, may_be_new=may_be_new)) as registry:
         yield registry, output_dir
-    finally:
-        registry.close()
 
 
 def _wake_groups(settings: Settings, registry: Registry) -> list[str]:

@@ -261,14 +261,15 @@ async def _served_queues(
     return [queue_name, *(queue for queue in stage_queues(queue_name).values() if queue in known)]
 
 
-def open_registry(settings: Settings) -> Registry:
-    """The registry with the limits of the settings."""
+def open_registry(settings: Settings, *, may_be_new: bool = False) -> Registry:
+    """The registry with the limits of the settings; for `may_be_new` see `Registry`."""
     calibration = settings.pipeline.calibration
     return Registry(
         settings.registry_url,
         output_dir=settings.pipeline.paths.output_dir,
         declination_tolerance_deg=calibration.declination_tolerance_deg,
         reach_hours=calibration.reach_hours,
+        may_be_new=may_be_new,
     )
 
 
