@@ -352,6 +352,36 @@ async def test_concurrent_steps_keep_no_order(backend: Backend) -> None:
     assert STEPS_CHANGED not in saved
 
 
+@pytest.mark.parametrize("is_wrapped", [False, True])
+async def test_a_failure_names_the_concurrent_step_that_failed(
+    backend: Backend, is_wrapped: bool
+) -> None:
+    """It named the step that had begun last, or none after another one had ended."""
+
+    async def handler(params: Any, ctx: TaskContext) -> Any:
+        async def fail() -> None:
+            await asyncio.sleep(0.01)
+            raise ValueError("by a")
+
+        async def end() -> str:
+            return "done"
+
+        async def wait() -> None:
+            await asyncio.sleep(0.1)
+
+        steps = (("a", fail), ("b", end), ("c", wait))
+        try:
+            await asyncio.gather(*(ctx.step(name, work) for name, work in steps))
+        except ValueError as error:
+            if is_wrapped:
+                raise TypeError("of its steps") from error
+            raise
+
+    history = await story(backend, handler)
+    assert history.task.state == "failed"
+    assert history.runs[-1].failure_reason["step"] == "a"  # type: ignore[index,call-overload]
+
+
 async def test_unchanged_steps_are_not_reported(backend: Backend) -> None:
     """Also where more steps follow in a later attempt."""
     history = await story(backend, changing(("a", "b", "a"), ("a", "b", "a", "c")))

@@ -10,6 +10,7 @@ application object), `TaskContext.tracked_step` and `TaskContext.task_result` ar
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
@@ -22,6 +23,7 @@ from absurd_sdk import StepHandle, TaskResultSnapshot
 from absurd_sdk import TimeoutError as EventTimeout
 
 from absurd_contimg.core.errors import QueueNotFound, RunReleased, UnknownQueue
+from absurd_contimg.core.evidence import chain_of
 from absurd_contimg.core.failures import StepsChanged, SuspensionSwallowed
 from absurd_contimg.core.foreign_objects import require_awaitable
 from absurd_contimg.core.forks import load_steps
@@ -49,6 +51,7 @@ from absurd_contimg.core.wake_times import (
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_FAILURES_KEPT = 100
 _in_step: ContextVar[bool] = ContextVar("in_step", default=False)
 """Steps that run at the same time are asyncio tasks, each of which has its own value."""
 
@@ -74,6 +77,8 @@ class TaskContext:
         self.headers = cast(Mapping[str, Any], claimed.headers or {})
         self.current_step: str | None = None
         """The step that has begun last and is not yet completed."""
+        self._failures: deque[tuple[Exception, str]] = deque(maxlen=_FAILURES_KEPT)
+        """What the functions of steps have raised, each with its step."""
         self.steps_running = 0
         """How many functions of steps run now."""
         self.task_waits: list[TaskWait] = []
@@ -102,18 +107,30 @@ class TaskContext:
         handle = await self.begin_step(name)
         if handle.done:
             return cast(_T, handle.state)
-        return await self.complete_step(handle, await self._counted(name, fn()))
+        return await self.complete_step(handle, await self._counted(handle, fn()))
 
     @property
     def in_step(self) -> bool:
         """Whether who asks runs inside of a step, whatever other steps run at the same time."""
         return _in_step.get()
 
-    async def _counted(self, name: str, work: Awaitable[_T]) -> _T:
+    def step_of(self, error: BaseException) -> str | None:
+        """The step whose function has raised this or what led to it, else `current_step`.
+
+        Where steps run at the same time, the one that began last may be another one.
+        """
+        steps = {id(raised): step for raised, step in self._failures}
+        failed = (steps[id(link)] for link in chain_of(error) if id(link) in steps)
+        return next(failed, self.current_step)
+
+    async def _counted(self, handle: StepHandle, work: Awaitable[_T]) -> _T:
         self.steps_running += 1
         try:
-            require_awaitable(work, f"the function of step {name!r}")
+            require_awaitable(work, f"the function of step {handle.name!r}")
             return await work
+        except Exception as error:
+            self._failures.append((error, handle.checkpoint_name))
+            raise
         finally:
             self.steps_running -= 1
             _in_step.set(False)
@@ -185,7 +202,7 @@ class TaskContext:
         if self._stopping():
             raise RunReleased
         start = await self.journal.begin(handle.checkpoint_name)
-        result = await self.complete_step(handle, await self._counted(name, fn(start)))
+        result = await self.complete_step(handle, await self._counted(handle, fn(start)))
         self.journal.completed()
         return result
 

@@ -217,6 +217,11 @@ class UnrecordableError(RuntimeError):
         self.evidence = Evidence((ExceptionEvidence(class_names(error), str(self)),))
 
 
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """The error, its causes and the members of groups, outermost first, each exception once."""
+    return (link for link, _ in _linked_chain(error))
+
+
 def _linked_chain(error: BaseException) -> Iterator[tuple[BaseException, int]]:
     """The error, its causes and the members of groups, outermost first, each exception once.
 

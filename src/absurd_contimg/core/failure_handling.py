@@ -125,6 +125,7 @@ class FailureHandler:
 
         Calls are repeated under the lease; one whose reply was lost is recognised by what it left.
         """
+        ctx.current_step = ctx.step_of(error)
         lease, evidence = ctx.fence, Evidence.of(error)
         child = cast(ChildTaskFailed, error) if issubclass(type(error), ChildTaskFailed) else None
         verdict = self._judge(evidence) if child is None else child.verdict
