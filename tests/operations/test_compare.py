@@ -29,6 +29,7 @@ from absurd_contimg.products.outputs import (
 )
 from absurd_contimg.products.store import load_committed, publish
 from absurd_contimg.registry import Registry
+from absurd_contimg.registry.photometry import newest_image_key
 
 GROUP = "2025-01-15T10:00:00"
 
@@ -147,6 +148,26 @@ def test_old_and_new_image_stand_side_by_side(tmp_path: Path) -> None:
     assert "in both: 2; new flux over old 1.100 +- 0.000; moved" in shown
     assert "Only in the new one: C." in shown
     assert "flagged                 25.0%                20.0%" in shown
+    for version in ("old", "new"):
+        assert f"The {version} image: {compared[version]['folder']}" in shown.replace("\n", "")
+
+
+def test_the_first_image_is_the_newest_again_without_the_second(tmp_path: Path) -> None:
+    """The way back from a reprocessing, as docs/reprocessing.md has it."""
+    for day in (1, 2):
+        process(tmp_path, day, robust=0.5, noise_jy=0.002, flagged=0.25, scale=1.0)
+    compared = json.loads(contimg(tmp_path, GROUP, "--json").stdout)
+    page = " ".join((Path(__file__).parents[2] / "docs" / "reprocessing.md").read_text().split())
+    assert "move the folder of the new image out of the output folder" in page
+    Path(compared["new"]["folder"]).rename(tmp_path / "second")
+    arguments = ["--folder", str(tmp_path), "registry", "rebuild"]
+    rebuilt = CliRunner().invoke(app, arguments)
+    assert rebuilt.exit_code == 0, rebuilt.output
+    assert f"There is one image of {GROUP} only" in str(contimg(tmp_path, GROUP).exception)
+    with closing(Registry(tmp_path / "state" / "registry.sqlite3")) as registry:
+        with registry.database.reading() as session:
+            key = newest_image_key(session, GROUP)
+        assert key == compared["old"]["key"]
 
 
 def test_one_image_is_nothing_to_compare(tmp_path: Path) -> None:

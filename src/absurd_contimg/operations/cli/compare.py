@@ -61,6 +61,8 @@ def _show(comparison: ImageComparison) -> None:
     for name, text in old.items():
         figures.add_row(name, cell(text), cell(new[name]))
     console.print(figures)
+    for name, version in (("old", comparison.old), ("new", comparison.new)):
+        console.out(f"The {name} image: {version.folder}")
     for sentence in _sentences(comparison):
         console.print(message_line(sentence), soft_wrap=True)
 
