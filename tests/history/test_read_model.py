@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.history.metrics import measure, percentile
 from absurd_contimg.history.summary import read_histories, summarize
 from absurd_contimg.history.timeline import step_order, step_starts
-from absurd_contimg.operations.night_report.task_reading import operations_facts
+from absurd_contimg.operations.night_report.task_reading import interruption, operations_facts
 
 QUEUE = "dsa110-pipeline"
 
@@ -99,6 +100,12 @@ async def test_the_end_of_a_start_is_when_it_failed_not_when_it_was_tried_again(
     assert all(start.seconds is not None and start.seconds < 60 for start in starts)
     facts = operations_facts([history], [])
     assert (facts.wasted_starts, facts.wasted_seconds < 60) == (2, True)
+    (lacked,) = facts.interruptions  # a failure that was tried again is none
+    assert lacked.endswith("UTC, worker-1: image of G1 lacked disk space")
+    dead = replace(starts[1], outcome="died", ended_at=None, noted=None)
+    died = interruption(history, dead)
+    assert died.startswith(f"{dead.started_at:%Y-%m-%d %H:%M:%S} UTC, worker-1: ")
+    assert died.endswith("died in image of G1, which began then")
 
 
 async def test_order_of_steps_comes_from_the_journals(backend: Backend) -> None:

@@ -277,6 +277,10 @@ class OperationsFacts:
     disk_problem: str = ""
     n_disks: int = 0
     """That can be looked at."""
+    interruptions: tuple[str, ...] = ()
+    """When which worker died, lost its lease or lacked disk space in which stage; the oldest first.
+
+    An outage of the database is recorded nowhere."""
 
 
 @dataclass(frozen=True, slots=True)

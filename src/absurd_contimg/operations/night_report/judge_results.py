@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from absurd_contimg.config.night_report import NightReportConfig
 from absurd_contimg.config.photometry import VariabilityConfig
 from absurd_contimg.history.metrics import percentile
+from absurd_contimg.operations.console import counted
 from absurd_contimg.operations.night_report.facts import NightFacts
 from absurd_contimg.operations.night_report.rows import (
     Chart,
@@ -134,6 +135,7 @@ def _variability(facts: NightFacts, gates: NightReportConfig, limits: Variabilit
     )  # fmt: skip
 
 
+_INTERRUPTIONS_MAX = 20
 _DISK_STATUS: Mapping[str, Status] = {"ok": "pass", "warning": "warn", "failure": "fail"}
 
 
@@ -170,6 +172,8 @@ def _operations(facts: NightFacts, _gates: NightReportConfig) -> Row:
         f"{failed} task{'' if failed == 1 else 's'} failed" if failed else "",
         went.disk_problem,
     ]  # fmt: skip
+    further = len(went.interruptions) - _INTERRUPTIONS_MAX
+    more = [f"and {counted(further, 'interruption')} more"] if further > 0 else []
     return Row(
         key, title, status,
         f"tasks: {states}; failed attempts: {kinds or 'none'}; {shown(went.wasted_seconds, 0)} s "
@@ -182,10 +186,10 @@ def _operations(facts: NightFacts, _gates: NightReportConfig) -> Row:
             **{f"{stage}_p50_seconds": p50 for stage, (p50, _) in stages.items()},
             **{f"{stage}_p95_seconds": p95 for stage, (_, p95) in stages.items()},
         },
-        details=tuple(
+        details=(*went.interruptions[:_INTERRUPTIONS_MAX], *more, *(
             f"{stage}: p50 {shown(p50)} s, p95 {shown(p95)} s" for stage, (p50, p95)
             in stages.items()
-        ),
+        )),
         tasks=tuple(
             (item.name, item.task_id) for item in facts.unprocessed if item.task_id
         )[:3],

@@ -19,6 +19,7 @@ from absurd_contimg.history.timeline import SECONDARY_TASKS, StepStart, group_in
 from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
 from absurd_contimg.operations.night_report.facts import OperationsFacts, TaskFacts
 from absurd_contimg.operations.overview import DiskOverview
+from absurd_contimg.workflows.failure_rules import NO_SPACE_RULES
 
 _TASKS_MAX = 100_000
 _CALIBRATION_STEP = "select_calibration"
@@ -113,6 +114,10 @@ def operations_facts(
                 continue
             wasted += 1
             seconds += _lost_seconds(start, steps[number + 1 :], longest.get(start.step, 0.0))
+    interruptions = [
+        text for history in histories for start in step_starts(history)
+        if (text := interruption(history, start))
+    ]  # fmt: skip
     filling = [disk for disk in disks if disk.hours_to_full is not None]
     fullest = min(filling, key=lambda disk: disk.hours_to_full or 0.0, default=None)
     judged = [disk for health in ("failure", "warning") for disk in disks if disk.health == health]
@@ -130,8 +135,24 @@ def operations_facts(
         fullest_disk="" if fullest is None else f"{fullest.folder} on {fullest.host}",
         disk_health=judged[0].health if judged else "ok",
         disk_problem=judged[0].problem if judged else "",
+        interruptions=tuple(sorted(interruptions)),
         n_disks=sum(disk.free_bytes is not None for disk in disks),
     )
+
+
+def interruption(history: History, start: StepStart) -> str:
+    """When and how a start was ended from outside; empty if it was not."""
+    about = f"{start.step} of {group_in(history.task.params) or history.task.task_id}"
+    rule = None if start.noted is None else start.noted.rule
+    at, what = start.ended_at or start.started_at, ""
+    match loss_cause(start.outcome):
+        case "died":
+            what = f"died in {about}, which began then"
+        case "lost":
+            what = f"lost its lease in {about}"
+        case "waiting" if rule in NO_SPACE_RULES:
+            what = f"{about} lacked disk space"
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC, {start.worker}: {what}" if what else ""
 
 
 def _lost_seconds(start: StepStart, later: Sequence[StepStart], seconds_max: float) -> float:
