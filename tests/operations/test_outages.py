@@ -12,19 +12,17 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import outages
-import psycopg
 import pytest
+from command_arguments import arguments
 from forked_programs import ForkedProcess, run_commands
 from program_commands import COMMANDS
-from troubled_site import BAD, COMPLETED, FAILED, PASSWORD, PENDING, QUEUE, TroubledSite
+from troubled_site import PASSWORD, TroubledSite, site_on_server
 
-from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
+from absurd_contimg.backends.postgres import PostgresBackend
 
 BOUND_SECONDS = 30.0
 """For a command whose own waits last a second."""
@@ -57,56 +55,6 @@ WITHOUT_REGISTRY = (
 """They need it for less than all, and say what they lack."""
 
 
-def arguments(site: TroubledSite) -> dict[str, list[str]]:
-    """What a command needs to reach its real work."""
-    made = site.root / "made"
-    emergency = ["--reason", "a test", "--timeout", "0.5"]
-    return {
-        "api": ["--port", "0"],
-        "dashboard": ["--port", "0"],
-        "archive": [str(made / "archive.gz")],
-        "backup": [str(made / "backup")],
-        "cancel": [PENDING],
-        "compare": [COMPLETED],
-        "daemon": ["--once"],
-        "fork": [COMPLETED, "image"],
-        "history": [FAILED],
-        "inspect": [str(site.root / "input" / f"{COMPLETED}_sb00.hdf5")],
-        "lightcurve": ["S1"],
-        "logs": [FAILED],
-        "metrics": ["--write", str(made / "metrics.prom")],
-        "monitor": ["--once"],
-        "photometry": ["S1"],
-        "reopen": [COMPLETED],
-        "report": [str(made / "report.html")],
-        "restore": [str(site.root / "backup"), "--force"],
-        "retry": ["--all-failed"],
-        "spawn": ["--calibrator", "3C286"],
-        "synth": [str(made / "synth"), "--preset", "no-such"],
-        "worker": ["--until-idle"],
-        "alerts run": ["--once"],
-        "batch create": ["pipeline", FAILED],
-        "batch pause": [site.batch],
-        "batch resume": [site.batch],
-        "batch cancel": [site.batch],
-        "deploy install": ["--dry-run"],
-        "emergency stop": emergency,
-        "emergency drain": emergency,
-        "emergency clear-queue": [QUEUE, "--confirm", QUEUE],
-        "emergency reset": ["--confirm", QUEUE, *emergency],
-        "mosaic make": ["--night", "2025-01-15"],
-        "mosaic plan": ["--night", "2025-01-15"],
-        "publish retry": ["--all"],
-        "quarantine release": [BAD],
-        "queue pause": [QUEUE, "--reason", "a test"],
-        "queue resume": [f"{QUEUE}-io"],
-        "registry files": ["2025-01-15T00:00:00"],
-        "reprocess start": ["--since", "2025-01-15"],
-        "schedule add": ["new", "reprocess", "--at", "13:00"],
-        "schedule remove": ["weekly"],
-    }
-
-
 @dataclass(frozen=True)
 class Case:
     """An outage, and what holds beside it."""
@@ -137,18 +85,6 @@ FILE_CASES = {
     ),
 }
 """With a registry in SQLite."""
-
-
-@contextmanager
-def site_on_server(folder: Path, *, shares_registry: bool) -> Iterator[TroubledSite]:
-    """A site on a server of its own, which allows prepared transactions."""
-    server = EmbeddedPostgres(folder / "pg", durable=False)
-    with server:
-        with psycopg.connect(server.url("postgres"), autocommit=True) as session:
-            session.execute("alter system set max_prepared_transactions = 2")
-        server.stop()
-        server.start()
-        yield TroubledSite(folder, server, shares_registry=shares_registry)
 
 
 @pytest.fixture(scope="module")

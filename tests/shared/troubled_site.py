@@ -9,7 +9,8 @@ import asyncio
 import json
 import os
 import shutil
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -160,3 +161,15 @@ class TroubledSite:
                     )
                 ],
             )
+
+
+@contextmanager
+def site_on_server(folder: Path, *, shares_registry: bool) -> Iterator[TroubledSite]:
+    """A site on a server of its own, which allows prepared transactions."""
+    server = EmbeddedPostgres(folder / "pg", durable=False)
+    with server:
+        with psycopg.connect(server.url("postgres"), autocommit=True) as session:
+            session.execute("alter system set max_prepared_transactions = 2")
+        server.stop()
+        server.start()
+        yield TroubledSite(folder, server, shares_registry=shares_registry)
