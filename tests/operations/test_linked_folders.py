@@ -189,6 +189,23 @@ def test_worker_refuses_a_link_to_another_file_system_at_every_level(tmp_path: P
         check_folders(paths)
 
 
+@pytest.mark.parametrize("target", ["not-mounted/disk", "link"], ids=["nothing", "circle"])
+@pytest.mark.parametrize("name", ["output_dir", "scratch_dir", "state_dir"])
+def test_a_folder_that_is_a_link_to_nothing_is_named(
+    name: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is not mounted: doctor found no problem, and spawn ended in a traceback."""
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / target)
+    paths = PathsConfig.below(tmp_path / "site").model_copy(update={name: link / "below"})
+    with pytest.raises(SettingError, match=f"{name} .*{link} is a link to {tmp_path / target}, "):
+        check_folders(paths)
+    monkeypatch.setattr("absurd_contimg.operations.doctor.doctor.stage_software", lambda _: [])
+    option = f"--{name.replace('_', '-')}={link / 'below'}"
+    doctor = CliRunner().invoke(app, ["--folder", str(tmp_path / "site"), option, "doctor"])
+    assert f"{name}: {link / 'below'}: {link} is a link to" in doctor.output.replace("\n", " ")
+
+
 def test_links_that_hide_no_product_are_left_alone(site: Site) -> None:
     """A link to the folder above, one to a file, one inside a product, and the folder of copies."""
     out = site.output_dir

@@ -33,7 +33,13 @@ from absurd_contimg.execution.stage_slots import NO_LIMITS, StageSlots
 from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.manifest import Manifest
-from absurd_contimg.products.store import Published, linked_folders, load_committed, publish
+from absurd_contimg.products.store import (
+    Published,
+    broken_link,
+    linked_folders,
+    load_committed,
+    publish,
+)
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -229,6 +235,10 @@ def check_folders(paths: PathsConfig) -> None:
     No other folder may lie in scratch, and it must be on the output's file system.
     """
     check_folder_names(paths)
+    for name in _WRITTEN:
+        problem = broken_link(getattr(paths, name))
+        if problem is not None:
+            raise _unusable_folder(name, getattr(paths, name), problem)
     scratch, devices = paths.scratch_dir.resolve(), {}
     for name in ("input_dir", *_WRITTEN):
         folder: Path = getattr(paths, name)
@@ -243,7 +253,7 @@ def check_folders(paths: PathsConfig) -> None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
         if name in _WRITTEN and not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
             raise _unusable_folder(name, folder, f"{parent} is no folder that this user may change")
-        devices[name] = parent.stat().st_dev
+        devices[name] = os.lstat(parent).st_dev if name == "input_dir" else parent.stat().st_dev
     if devices["scratch_dir"] != devices["output_dir"]:
         raise SettingError(
             f"scratch_dir {paths.scratch_dir} and output_dir {paths.output_dir} are on "

@@ -192,6 +192,14 @@ def earlier_output_dir(product: str, output_dir: Path, files: FileSystem = LOCAL
     return None
 
 
+def broken_link(folder: Path) -> str | None:
+    """Why a folder can neither be used nor made: it, or one above it, is a link to nothing."""
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if os.path.exists(nearest):
+        return None
+    return f"{nearest} is a link to {os.readlink(nearest)}, which is not there or leads in a circle"
+
+
 def linked_folders(output_dir: Path) -> Iterator[Path]:
     """Folders that are links, at any level, other than products: none of them is followed.
 

@@ -46,6 +46,7 @@ from absurd_contimg.operations.doctor.site_folders import (
 from absurd_contimg.operations.doctor.software import Finding, stage_software
 from absurd_contimg.operations.doctor.table_locks import table_locks
 from absurd_contimg.operations.doctor.waiting_work import lack_of_space, notes_of_workers
+from absurd_contimg.products.store import broken_link
 from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.registry.service_records import CLOCK_OFFSET_SECONDS_MAX
 from absurd_contimg.science.catalogue import read_catalogue
@@ -176,6 +177,10 @@ def _input_folder(folder: Path) -> Finding:
 
 
 def _writable_folder(name: str, folder: Path) -> Finding:
+    problem = broken_link(folder)
+    if problem is not None:
+        remedy = f"Mount its disk. {other_folder(name)}"
+        return Finding(False, name, f"{folder}: {problem}.", remedy)
     existing = _existing(folder)
     if not existing.is_dir():
         remedy = f"Move {existing} away. {other_folder(name)}"
