@@ -40,14 +40,24 @@ def test_one_option_names_the_folders_that_the_demo_has_left(tmp_path: Path) -> 
     assert folders == [str(tmp_path / name) for name in ("products", "scratch", "state")]
 
 
-@pytest.mark.parametrize("option", ["--folder", "--output-dir", "--state-dir"])
-def test_an_empty_folder_is_refused(option: str) -> None:
-    """It was the current one: a shell's variable that was not set made a site there."""
+@pytest.mark.parametrize("option", ["--folder", "--state-dir", "--database-url", "--set"])
+def test_an_empty_option_before_the_command_is_refused(option: str) -> None:
+    """A shell's variable that was not set: a site in the current folder, another database."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("ABSURD_", "PIPELINE_"))}
     shown = run_program([option, "", "settings"], clean)
-    assert shown.returncode == 1
+    assert shown.returncode == 2
     assert f"{option} is empty" in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_commands_that_read_make_no_state_folder(database_url: str, tmp_path: Path) -> None:
+    """A misspelt one was made, with the registry in Postgres."""
+    environment = {"ABSURD_DATABASE_URL": database_url, "PIPELINE_PRODUCTS_DB": database_url}
+    site = ["--folder", str(tmp_path / "site")]
+    assert run_program([*site, "db", "init"], {**os.environ, **environment}).returncode == 0
+    misspelt = [*site, "--state-dir", str(tmp_path / "misspelt"), "status"]
+    assert run_program(misspelt, {**os.environ, **environment}).returncode == 0
+    assert not (tmp_path / "misspelt").exists()
 
 
 @pytest.mark.parametrize(

@@ -112,13 +112,9 @@ state = Options()
 
 
 def folder_parser(option: str) -> Callable[[str], Path]:
-    """Reads a folder; an empty text, as of a variable that is not set, would be the current one."""
+    """Reads a folder, which may not be there yet."""
 
     def parse(text: str) -> Path:
-        if not text.strip():
-            raise SettingError(
-                f"{option} is empty.", "Give a folder; the current one is written as a dot."
-            )
         path = Path(text)
         if path.exists() and not path.is_dir():
             raise SettingError(f"{option} {text} is a file.", "Give a folder.")

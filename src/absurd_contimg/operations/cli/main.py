@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import typer
 from rich.text import Text
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 from typing_extensions import override
 
 from absurd_contimg.core.errors import BackendError
@@ -76,21 +76,31 @@ class _SiteCommand(TyperCommand):
             name = argument.partition("=")[0]
             if name in before - own:
                 ctx.fail(f"{name} stands before the command: contimg {name} ... {self.name}")
-        self._refuse_empty_values(ctx, args)
+        _refuse_empty_values(self, ctx, args)
         return super().parse_args(ctx, args)
 
-    def _refuse_empty_values(self, ctx: Any, args: list[str]) -> None:
-        """As of a variable that is not set: an empty path would be the current folder."""
-        values, _, _ = self.make_parser(ctx).parse_args(args=[*args])
-        for parameter in self.get_params(ctx):
-            given = values.get(parameter.name)
-            texts = given if isinstance(given, list | tuple) else (given,)
-            if parameter.default != "" and any(
-                isinstance(text, str) and not text.strip() for text in texts
-            ):
-                is_option = parameter.param_type_name == "option"
-                name = parameter.opts[0] if is_option else str(parameter.name).upper()
-                ctx.fail(f"{name} is empty. Give a value; the current folder is written as a dot.")
+
+class _Site(TyperGroup):
+    """The program with the options before its command, which are no empty values either."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _refuse_empty_values(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+
+def _refuse_empty_values(command: Any, ctx: Any, args: list[str]) -> None:
+    """As of a variable that is not set: an empty path would be the current folder."""
+    values, _, _ = command.make_parser(ctx).parse_args(args=[*args])
+    for parameter in command.get_params(ctx):
+        given = values.get(parameter.name)
+        texts = given if isinstance(given, list | tuple) else (given,)
+        if parameter.default != "" and any(
+            isinstance(text, str) and not text.strip() for text in texts
+        ):
+            is_option = parameter.param_type_name == "option"
+            name = parameter.opts[0] if is_option else str(parameter.name).upper()
+            ctx.fail(f"{name} is empty. Give a value; the current folder is written as a dot.")
 
 
 def _unwrap_help(group: typer.Typer) -> None:
@@ -106,6 +116,7 @@ def _unwrap_help(group: typer.Typer) -> None:
 
 
 _unwrap_help(app)
+app.info.cls = _Site
 app.registered_commands.sort(
     key=lambda each: str(each.name or getattr(each.callback, "__name__", ""))
 )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from absurd_contimg.errors import AwayError, SettingError
-from absurd_contimg.owned_folders import make_private
 from absurd_contimg.registry.database import Database, exists
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 from absurd_contimg.registry.resource_slots import ResourceSlot, ResourceSlots
@@ -26,9 +25,8 @@ def has_registry(settings: Settings) -> bool:
 def open_tables(settings: Settings) -> Iterator[Database]:
     """The tables, made if the site never had any; raises `AwayError` where they are gone."""
     has_registry(settings)  # before it makes a folder
-    paths = settings.pipeline.paths
-    make_private(paths.state_dir)
-    with closing(Database(settings.registry_url, output_dir=paths.output_dir)) as database:
+    output_dir = settings.pipeline.paths.output_dir
+    with closing(Database(settings.registry_url, output_dir=output_dir)) as database:
         yield database
 
 
@@ -124,10 +122,8 @@ class SiteTables:
         with self._lock:
             if self._database is None:
                 has_registry(self._settings)  # before it makes a folder
-                paths = self._settings.pipeline.paths
-                make_private(paths.state_dir)
-                url = self._settings.registry_url
-                self._database = Database(url, output_dir=paths.output_dir)
+                output_dir = self._settings.pipeline.paths.output_dir
+                self._database = Database(self._settings.registry_url, output_dir=output_dir)
             return self._database
 
     def close(self) -> None:
