@@ -237,3 +237,23 @@ def test_an_empty_value_is_refused_by_its_name(empty: str) -> None:
             if f"{shown} is empty" not in refusal(name, words):
                 accepted.append((name, each.name))
     assert accepted == []
+
+
+def test_a_dash_is_no_path() -> None:
+    """contimg report - made a file of that name: standard output was meant."""
+    accepted = []
+    for name, command in COMMANDS.items():
+        for each in command.params:
+            if "Path" not in str(each.type_descriptor.annotation):
+                continue
+            is_option = each.param_type_name == "option"
+            words = [f"{each.opts[0]}=-"] if is_option else ["-"] * len(command.params)
+            if "takes no standard stream" not in refusal(name, words):
+                accepted.append((name, each.name))
+    assert accepted == []
+
+
+def test_options_of_a_simulation_without_a_scenario_are_refused() -> None:
+    """The scenarios were listed, with code 0."""
+    result = CliRunner().invoke(app, ["simulate", "--seed", "1"])
+    assert "none is given" in str(result.exception)

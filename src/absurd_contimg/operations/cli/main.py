@@ -76,7 +76,7 @@ class _SiteCommand(TyperCommand):
             name = argument.partition("=")[0]
             if name in before - own:
                 ctx.fail(f"{name} stands before the command: contimg {name} ... {self.name}")
-        _refuse_empty_values(self, ctx, args)
+        _refuse_unusable_values(self, ctx, args)
         return super().parse_args(ctx, args)
 
 
@@ -85,22 +85,29 @@ class _Site(TyperGroup):
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _refuse_empty_values(self, ctx, args)
+        _refuse_unusable_values(self, ctx, args)
         return super().parse_args(ctx, args)
 
 
-def _refuse_empty_values(command: Any, ctx: Any, args: list[str]) -> None:
-    """As of a variable that is not set: an empty path would be the current folder."""
+def _refuse_unusable_values(command: Any, ctx: Any, args: list[str]) -> None:
+    """What a shell's variable that is not set gives: an empty path would be the current folder.
+
+    And ``-`` as a path: it would be a file of that name, not a standard stream.
+    """
     values, _, _ = command.make_parser(ctx).parse_args(args=[*args])
     for parameter in command.get_params(ctx):
         given = values.get(parameter.name)
-        texts = given if isinstance(given, list | tuple) else (given,)
-        if parameter.default != "" and any(
-            isinstance(text, str) and not text.strip() for text in texts
-        ):
-            is_option = parameter.param_type_name == "option"
-            name = parameter.opts[0] if is_option else str(parameter.name).upper()
+        texts = [
+            each.strip()
+            for each in (given if isinstance(given, list | tuple) else (given,))
+            if isinstance(each, str)
+        ]
+        is_option = parameter.param_type_name == "option"
+        name = parameter.opts[0] if is_option else str(parameter.name).upper()
+        if "" in texts and parameter.default != "":
             ctx.fail(f"{name} is empty. Give a value; the current folder is written as a dot.")
+        if "-" in texts and "Path" in str(parameter.type_descriptor.annotation):
+            ctx.fail(f"{name} takes no standard stream. A file of the name - is written as ./-")
 
 
 def _unwrap_help(group: typer.Typer) -> None:

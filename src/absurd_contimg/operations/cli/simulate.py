@@ -55,6 +55,15 @@ def simulate(
     from absurd_contimg.simulation.model.faults import parse_timed_faults  # noqa: PLC0415
 
     if not scenario:
+        if (
+            fit_from_database
+            or trace
+            or any(x is not None for x in (seed, output, variant, faults))
+        ):
+            raise SettingError(
+                "The options are for a scenario, and none is given.",
+                "Name it first, or list them: contimg simulate",
+            )
         for name in shipped_scenarios():
             console.print(f"{name:20} {load_scenario(name).about}", soft_wrap=True)
         return
