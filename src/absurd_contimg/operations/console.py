@@ -29,7 +29,7 @@ from typing_extensions import override
 from absurd_contimg.errors import UserError
 from absurd_contimg.secrets import mask
 
-_COLUMNS, _COLUMNS_MIN = 80, 20
+_COLUMNS, _COLUMNS_MIN, _COLUMNS_MAX = 80, 20, 2000
 _LENGTH_MAX = 300
 _MESSAGE_LENGTH_MAX = 4000
 
@@ -99,14 +99,17 @@ def jsonable(value: Any) -> Any:
 class SafeConsole(Console):
     """A console on which text cannot do more than be read, of a width that can be read.
 
-    ``COLUMNS=0`` would let every table vanish.
+    ``COLUMNS=0`` would let every table vanish, and each line of a table has as many characters as
+    the console is wide.
     """
 
     @property
     @override
     def size(self) -> ConsoleDimensions:
         size = super().size
-        return size if size.width >= _COLUMNS_MIN else size._replace(width=_COLUMNS)
+        if size.width < _COLUMNS_MIN:
+            return size._replace(width=_COLUMNS)
+        return size._replace(width=min(size.width, _COLUMNS_MAX))
 
     @size.setter
     def size(self, new_size: tuple[int, int]) -> None:
