@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from typer.testing import CliRunner
 
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import UserError
+from absurd_contimg.operations.cli import main
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.night_report.nights import parse_day
 
 NO_JSON = {
     **dict.fromkeys(
@@ -257,3 +260,37 @@ def test_options_of_a_simulation_without_a_scenario_are_refused() -> None:
     """The scenarios were listed, with code 0."""
     result = CliRunner().invoke(app, ["simulate", "--seed", "1"])
     assert "none is given" in str(result.exception)
+
+
+def test_a_number_that_no_database_takes_is_refused() -> None:
+    """It was a traceback of SQLAlchemy."""
+    for number in ("9223372036854775808", "1" + "0" * 5000):
+        assert "--limit is too large" in refusal("actions", [f"--limit={number}"])
+    assert refusal("actions", ["--limit=9223372036854775807"]) == ""
+
+
+@pytest.mark.parametrize("night", ["9999-12-31", "0001-01-01"])
+def test_a_night_at_an_end_of_the_calendar_is_no_night(night: str) -> None:
+    """The day after it was an OverflowError."""
+    with pytest.raises(ValueError, match="no day before or after"):
+        parse_day(night)
+
+
+@pytest.mark.parametrize("path", ["file/below", "missing/x"])
+def test_a_path_that_cannot_be_written_is_named(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Below a file, and as a temporary file beside it: tracebacks of archive and metrics."""
+    (tmp_path / "file").write_text("")
+    target = tmp_path / path
+
+    def write() -> None:
+        if path == "file/below":
+            target.parent.mkdir(parents=True, exist_ok=True)
+        (target.parent / ".f63f2c47.partial").write_text("")
+
+    monkeypatch.setattr(main, "_run", write)
+    monkeypatch.setattr(sys, "argv", ["contimg", "metrics", f"--write={target}"])
+    with pytest.raises(SystemExit):
+        main.main()
+    assert str(target.parent) in capsys.readouterr().err

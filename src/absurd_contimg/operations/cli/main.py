@@ -65,6 +65,12 @@ _EXTRAS = {
 """The extra that installs a package which a light installation lacks."""
 
 
+_NUMBER_MAX = 2**63 - 1
+"""Of a bigint of Postgres, and of a whole number of SQLite."""
+_DIGITS_MAX = 1000
+"""Python reads no number of some thousands."""
+
+
 class _SiteCommand(TyperCommand):
     """A command that says where an option of the site has to stand, and refuses empty values."""
 
@@ -92,7 +98,8 @@ class _Site(TyperGroup):
 def _refuse_unusable_values(command: Any, ctx: Any, args: list[str]) -> None:
     """What a shell's variable that is not set gives: an empty path would be the current folder.
 
-    And ``-`` as a path: it would be a file of that name, not a standard stream.
+    And ``-`` as a path: it would be a file of that name, not a standard stream. And a number that
+    no database takes.
     """
     values, _, _ = command.make_parser(ctx).parse_args(args=[*args])
     for parameter in command.get_params(ctx):
@@ -106,8 +113,17 @@ def _refuse_unusable_values(command: Any, ctx: Any, args: list[str]) -> None:
         name = parameter.opts[0] if is_option else str(parameter.name).upper()
         if "" in texts and parameter.default != "":
             ctx.fail(f"{name} is empty. Give a value; the current folder is written as a dot.")
-        if "-" in texts and "Path" in str(parameter.type_descriptor.annotation):
+        kind = getattr(parameter, "type_descriptor", None)  # older releases of Typer have none
+        annotation = getattr(kind, "annotation", None)
+        if annotation is int and any(map(_is_too_large, texts)):
+            ctx.fail(f"{name} is too large. Give a number of at most {_NUMBER_MAX}.")
+        if "-" in texts and "Path" in str(annotation):
             ctx.fail(f"{name} takes no standard stream. A file of the name - is written as ./-")
+
+
+def _is_too_large(text: str) -> bool:
+    digits = text.lstrip("+-").replace("_", "")
+    return digits.isdecimal() and (len(digits) > _DIGITS_MAX or int(digits) > _NUMBER_MAX)
 
 
 def _unwrap_help(group: typer.Typer) -> None:
@@ -254,6 +270,9 @@ def _path_problem(error: Exception, arguments: Sequence[str]) -> str | None:
             "the current folder was removed, and a path is relative to it. Change to another "
             "folder, or give absolute paths."
         )
+    if isinstance(error, FileExistsError) and os.path.isfile(error.filename or ""):  # of mkdir
+        name = one_line(os.fsdecode(error.filename))
+        return f"{name} is a file, where a folder is needed. Move it away, or give another path."
     given = given_path(error, arguments)
     if given is None:
         return None
@@ -274,7 +293,7 @@ def given_path(error: OSError, arguments: Sequence[str]) -> str | None:
             continue
         path = os.path.abspath(value)
         for each in paths:
-            is_beside = each.startswith(f"{os.path.dirname(path)}/.{os.path.basename(path)}.")
+            is_beside = each.startswith(f"{os.path.dirname(path)}/.")
             if each == path or is_beside or each.startswith(f"{path}/"):
                 return value
     return None

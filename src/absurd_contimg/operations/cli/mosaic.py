@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -293,6 +293,7 @@ def _plans(
     declination: float | None,
 ) -> list[MosaicPlan]:
     """The plans of a window, a night or a span; `SettingError` unless it is one of them."""
+    from absurd_contimg.operations.night_report import parse_day
     from absurd_contimg.operations.services import mosaic_plans as plans
 
     chosen = [window is not None, night is not None, since is not None or until is not None]
@@ -306,7 +307,7 @@ def _plans(
         return [plans.plan_window(registry, settings, window)]
     if night is not None:
         try:
-            day = date.fromisoformat(night)
+            day = parse_day(night)
         except ValueError:
             raise SettingError(f"{night!r} is no day.", "Write it as 2025-01-15.") from None
         name, span = f"night-{day}", plans.night_span(day)

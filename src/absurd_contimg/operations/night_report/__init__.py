@@ -4,7 +4,7 @@ from absurd_contimg.operations.night_report.data_reading import data_reader
 from absurd_contimg.operations.night_report.facts import NightFacts
 from absurd_contimg.operations.night_report.judge import judge
 from absurd_contimg.operations.night_report.nightly import NightlyReports, daemon_reports
-from absurd_contimg.operations.night_report.nights import Night, parse_night
+from absurd_contimg.operations.night_report.nights import Night, parse_day, parse_night
 from absurd_contimg.operations.night_report.page import render_page
 from absurd_contimg.operations.night_report.reading import REPORTS, NightSite, read_report
 from absurd_contimg.operations.night_report.rows import Row, verdict_of
@@ -22,6 +22,7 @@ __all__ = [
     "daemon_reports",
     "data_reader",
     "judge",
+    "parse_day",
     "parse_night",
     "read_report",
     "render_page",

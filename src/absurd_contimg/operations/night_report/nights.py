@@ -46,6 +46,14 @@ def night_of(mjd: float) -> date:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=mjd - _UNIX_EPOCH_MJD)).date()
 
 
+def parse_day(text: str) -> date:
+    """The date of ``2025-01-15``; `ValueError` also for one at an end of the calendar."""
+    day = date.fromisoformat(text)
+    if day.year in (date.min.year, date.max.year):
+        raise ValueError(f"{text} has no day before or after it")
+    return day
+
+
 def parse_night(text: str, database: Database) -> Night:
     """The night of ``2025-01-15`` or ``last``.
 
@@ -60,7 +68,7 @@ def parse_night(text: str, database: Database) -> Night:
             )
         return Night(nights[0])
     try:
-        return Night(date.fromisoformat(text))
+        return Night(parse_day(text))
     except ValueError:
         raise SettingError(
             f"{text!r} is no night.", "Write its UTC date as 2025-01-15, or last."
