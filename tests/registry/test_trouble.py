@@ -175,8 +175,13 @@ def test_read_only_registry_makes_work_wait(tmp_path: Path) -> None:
         write(registry)
 
 
-def test_server_that_is_away_makes_work_wait(tmp_path: Path) -> None:
-    """The registry in Postgres; it goes on when the server is back."""
+def test_server_that_is_away_makes_work_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry in Postgres; it goes on when the server is back.
+
+    Variables of libpq are named, as of the queue's database: one alone can keep it away.
+    """
     server = EmbeddedPostgres(tmp_path / "pg", durable=False)
     with server:
         url = server.create_database("registry")
@@ -187,6 +192,9 @@ def test_server_that_is_away_makes_work_wait(tmp_path: Path) -> None:
             write(registry)
         verdict = CLASSIFIER.classify(Evidence.of(caught.value))
         assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "registry-away")
+        monkeypatch.setenv("PGAPPNAME", "other")
+        with pytest.raises(AwayError, match="Unset .*PGAPPNAME"):
+            write(registry)
         server.start()
         write(registry)
 

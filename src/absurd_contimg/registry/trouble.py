@@ -52,6 +52,7 @@ def trouble_of_server(place: str, url: str, schema: str, error: psycopg.Error) -
     from absurd_contimg.backends.postgres.database_errors import (  # noqa: PLC0415 - slow
         one_line,
         remedy_of_refusal,
+        unset_variables,
     )
     from absurd_contimg.backends.postgres.lock_holders import (  # noqa: PLC0415 - slow
         find_lock_holders_now,
@@ -68,6 +69,8 @@ def trouble_of_server(place: str, url: str, schema: str, error: psycopg.Error) -
             "End the transaction that holds a lock on its tables: a superuser sees it in pg_locks."
         )
     remedy = remedy or "Check PIPELINE_PRODUCTS_DB and that its server runs (contimg doctor)."
+    if error.sqlstate is None and (unset := unset_variables()):  # while connecting
+        remedy = f"{unset}. {remedy}"
     return RegistryAwayError(place, text, remedy)
 
 

@@ -145,18 +145,22 @@ def _of_rights(state: str, message: str) -> str:
     return f"The database's user lacks a right: {message}. {remedy_of_refusal(message) or remedy}"
 
 
+def unset_variables() -> str:
+    """What to do about libpq's variables that are set: all connections read them; or nothing."""
+    names = ", ".join(environment_variables())
+    return (
+        f"Unset {names} unless meant for this database (they count where its URL says nothing)"
+        if names
+        else ""
+    )
+
+
 def unavailable(error: psycopg.Error) -> BackendUnavailable:
     """The error to raise when the database cannot be reached, with what to look at."""
-    variables = environment_variables()
     is_malformed = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
     is_set = is_malformed or "ABSURD_DATABASE_URL" in os.environ
     setting = "ABSURD_DATABASE_URL and " if is_set else ""
-    unset = (
-        f"Unset {', '.join(variables)} unless meant for this database (they count where its URL "
-        "says nothing)"
-        if variables
-        else ""
-    )
+    unset = unset_variables()
     text = str(error).strip() or reason_of(error)
     if is_malformed:
         text = re.sub(
