@@ -198,7 +198,7 @@ def test_a_folder_that_is_a_link_to_nothing_is_named(
     link = tmp_path / "link"
     link.symlink_to(tmp_path / target)
     paths = PathsConfig.below(tmp_path / "site").model_copy(update={name: link / "below"})
-    with pytest.raises(SettingError, match=f"{name} .*{link} is a link to {tmp_path / target}, "):
+    with pytest.raises(SettingError, match=f"{name} .*{link} is a link to "):
         check_folders(paths)
     monkeypatch.setattr("absurd_contimg.operations.doctor.doctor.stage_software", lambda _: [])
     option = f"--{name.replace('_', '-')}={link / 'below'}"

@@ -193,7 +193,7 @@ def test_server_that_is_away_makes_work_wait(
         verdict = CLASSIFIER.classify(Evidence.of(caught.value))
         assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "registry-away")
         monkeypatch.setenv("PGAPPNAME", "other")
-        with pytest.raises(AwayError, match="Unset .*PGAPPNAME"):
+        with pytest.raises(AwayError, match=r"Unset .*PGAPPNAME"):
             write(registry)
         server.start()
         write(registry)

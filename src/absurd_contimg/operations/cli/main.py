@@ -270,9 +270,9 @@ def _path_problem(error: Exception, arguments: Sequence[str]) -> str | None:
             "the current folder was removed, and a path is relative to it. Change to another "
             "folder, or give absolute paths."
         )
-    if isinstance(error, FileExistsError) and os.path.isfile(error.filename or ""):  # of mkdir
-        name = one_line(os.fsdecode(error.filename))
-        return f"{name} is a file, where a folder is needed. Move it away, or give another path."
+    if isinstance(error, FileExistsError) and error.filename and not os.path.isdir(error.filename):
+        name = one_line(os.fsdecode(error.filename))  # of mkdir: a file, or a link to nothing
+        return f"{name} exists and is no folder. Move it away, or give another path."
     given = given_path(error, arguments)
     if given is None:
         return None
