@@ -141,10 +141,22 @@ def test_of_two_operators_at_once_both_see_the_same_pause(pauses: QueuePauses) -
     wanted = [QueuePause(QUEUE, f"reason {n}", f"2026-01-0{n}", f"user {n}") for n in range(1, 5)]
     with ThreadPoolExecutor() as pool:
         held = list(pool.map(pauses.pause, wanted))
-        assert len({pause.by for pause in held}) == 1
+        assert len({pause.by for (pause,) in held}) == 1
         ended = list(pool.map(pauses.resume, [QUEUE] * 4))
-    assert ended.count(None) == 3
+    assert ended.count([]) == 3
     assert pauses.pauses() == []
+
+
+def test_a_stop_and_a_resumption_at_once_leave_all_queues_or_none(pauses: QueuePauses) -> None:
+    """They took a transaction for each queue: some of the queues stayed stopped."""
+    queues = [f"{QUEUE}-{n}" for n in range(8)]
+    stops = [QueuePause(queue, "fire", "2026-01-01", "anna", ends_running=True) for queue in queues]
+    with ThreadPoolExecutor() as pool:
+        for _ in range(10):
+            ending = pool.submit(pauses.resume, *queues)
+            pool.submit(pauses.stop, *stops).result()
+            assert len(ending.result()) in (0, 8)
+            assert len(pauses.pauses()) in (0, 8)
 
 
 @pytest.mark.timeout(60)
@@ -258,10 +270,10 @@ def test_a_stop_that_comes_during_a_reset_stays(pauses: QueuePauses) -> None:
     reset, smoke = (
         QueuePause(QUEUE, reason, since, "anna", ends_running=True) for reason in ("reset", "smoke")
     )
-    assert pauses.stop(reset) is None
-    assert pauses.stop(smoke) == reset
+    assert pauses.stop(reset) == [None]
+    assert pauses.stop(smoke) == [reset]
     assert pauses.end_stop(reset, None) == smoke == pauses.of_queue(QUEUE)
     assert pauses.end_stop(smoke, disk) == disk == pauses.of_queue(QUEUE)
-    assert pauses.resume(QUEUE) == disk
+    assert pauses.resume(QUEUE) == [disk]
     assert pauses.end_stop(smoke, disk) is None
     assert pauses.of_queue(QUEUE) is None

@@ -54,21 +54,30 @@ class QueuePauses:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def pause(self, pause: QueuePause) -> QueuePause:
-        """Pause a queue; the pause that holds afterwards, an earlier one if there is one."""
-        with self._database.writing() as session:
-            row = session.get(QueuePauseRow, pause.queue)
-            if row is not None:
-                return _pause(row)
-            session.add(QueuePauseRow(**row_values(pause)))
-            return pause
+    def pause(self, *pauses: QueuePause) -> list[QueuePause]:
+        """Pause queues, all or none; for each the pause that holds afterwards.
 
-    def stop(self, stop: QueuePause) -> QueuePause | None:
-        """Stop a queue, whatever else holds it; the pause whose place the stop takes."""
+        That is an earlier one if there is one.
+        """
         with self._database.writing() as session:
-            row = session.get(QueuePauseRow, stop.queue)
-            earlier = None if row is None else _pause(row)
-            session.merge(QueuePauseRow(**row_values(stop)))
+            rows = [session.get(QueuePauseRow, pause.queue) for pause in pauses]
+            holding = list[QueuePause]()
+            for pause, row in zip(pauses, rows, strict=True):
+                holding.append(pause if row is None else _pause(row))
+                if row is None:
+                    session.add(QueuePauseRow(**row_values(pause)))
+            return holding
+
+    def stop(self, *stops: QueuePause) -> list[QueuePause | None]:
+        """Stop queues, whatever else holds them, all or none; each stop takes a pause's place.
+
+        Returns these pauses. A resumption at the same moment ends all of the stops or none.
+        """
+        with self._database.writing() as session:
+            rows = [session.get(QueuePauseRow, stop.queue) for stop in stops]
+            earlier = [None if row is None else _pause(row) for row in rows]
+            for stop in stops:
+                session.merge(QueuePauseRow(**row_values(stop)))
             return earlier
 
     def enter(self, stop: QueuePause, is_wanted: Callable[[], bool]) -> None:
@@ -96,14 +105,15 @@ class QueuePauses:
                 session.merge(QueuePauseRow(**row_values(earlier)))
             return earlier
 
-    def resume(self, queue: str) -> QueuePause | None:
-        """End the pause of a queue; the one that has ended, None if there is none."""
+    def resume(self, *queues: str) -> list[QueuePause]:
+        """End the pauses of queues, all or none; those that have ended."""
         with self._database.writing() as session:
-            row = session.get(QueuePauseRow, queue)
-            if row is None:
-                return None
-            session.delete(row)
-            return _pause(row)
+            looked_up = (session.get(QueuePauseRow, each) for each in dict.fromkeys(queues))
+            rows = [row for row in looked_up if row is not None]
+            ended = [_pause(row) for row in rows]
+            for row in rows:
+                session.delete(row)
+            return ended
 
     def of_queue(self, queue: str) -> QueuePause | None:
         """The pause of a queue, None if it is not paused."""

@@ -72,7 +72,6 @@ def drain(
 @emergency_app.command()
 def resume(only: _Queues = None) -> None:
     """Let workers claim again from all queues that are stopped or paused."""
-    from absurd_contimg.operations.maintenance import resume_queues
     from absurd_contimg.operations.services import enter_stop_notes, has_registry, open_tables
     from absurd_contimg.registry.queue_pauses import QueuePauses
 
@@ -86,7 +85,7 @@ def resume(only: _Queues = None) -> None:
         paused = [pause.queue for pause in pauses.pauses()]
         chosen = [name for each in only or () for name in _paused_of(each, paused)]
         chosen = paused if not only else chosen
-        ended = resume_queues(pauses, chosen)
+        ended = pauses.resume(*chosen)
     for pause in ended:
         console.print(message_line(f"Resumed: {pause.sentence('was')}."), soft_wrap=True)
     if not ended:

@@ -95,7 +95,7 @@ def pause_queues(
     pauses: QueuePauses, queues: Sequence[str], reason: str, since: str, by: str
 ) -> list[QueuePause]:
     """Let nothing be claimed; the pauses that hold now."""
-    return [pauses.pause(QueuePause(queue, reason, since, by)) for queue in queues]
+    return pauses.pause(*(QueuePause(queue, reason, since, by) for queue in queues))
 
 
 def stop_queues(
@@ -103,7 +103,7 @@ def stop_queues(
 ) -> list[StoppedQueue]:
     """Let nothing be claimed and end what runs."""
     stops = [QueuePause(queue, reason, since, by, ends_running=True) for queue in queues]
-    return [StoppedQueue(stop, pauses.stop(stop)) for stop in stops]
+    return list(map(StoppedQueue, stops, pauses.stop(*stops)))
 
 
 def end_stops(pauses: QueuePauses, stopped: Iterable[StoppedQueue]) -> list[QueuePause]:
@@ -154,11 +154,6 @@ async def clear_queue(backend: Backend, queue: str, dump: Path) -> ClearedQueue:
             await cancel(backend, history)
             cancelled += 1
     return ClearedQueue(queue, dumped, dump, cancelled)
-
-
-def resume_queues(pauses: QueuePauses, queues: Iterable[str]) -> list[QueuePause]:
-    """End the pauses of the queues; those that have ended."""
-    return [pause for queue in queues if (pause := pauses.resume(queue)) is not None]
 
 
 @contextmanager

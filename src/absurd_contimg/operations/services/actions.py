@@ -195,7 +195,7 @@ class Actions:
             pauses = QueuePauses(await asyncio.to_thread(self.tables.made))
             since = datetime.now(UTC).isoformat(timespec="seconds")
             wanted = QueuePause(queue, reason.strip(), since, self.by)
-            pause = await asyncio.to_thread(pauses.pause, wanted)
+            (pause,) = await asyncio.to_thread(pauses.pause, wanted)
             if pause != wanted:
                 raise SettingError(
                     f"Nothing to do: {pause}.", f"To go on: contimg queue resume {queue}"
@@ -207,14 +207,14 @@ class Actions:
         async with self.records.recorded("resume", queue, reason):
             await self.require_queue(queue)
             database = await asyncio.to_thread(self.tables.existing)
-            ended = None
+            ended = list[QueuePause]()
             if database is not None:
                 ended = await asyncio.to_thread(QueuePauses(database).resume, queue)
-            if ended is None:
+            if not ended:
                 raise SettingError(
                     f"Queue {queue} is not paused.", "contimg queue list shows the queues."
                 )
-            return ended
+            return ended[0]
 
     async def reopen_group(self, group_id: str, reason: str = "") -> int:
         """Collect the files of a closed group again; the new version of its files."""
