@@ -45,13 +45,14 @@ types: setup
 PYTEST := $(BIN)/pytest -n 6 --dist loadfile --no-loadscope-reorder --durations 15
 
 # Whole sites, which take minutes: hosts in network namespaces, upgrades from earlier releases of Absurd,
-# services, the commands of the guide, emergencies, all commands beside outages, killed and at once, kills
-# and freezes at random moments, the dashboard in a browser.
+# services, the commands of the guide, emergencies, all commands beside outages, killed, at once, in odd
+# environments and with hostile arguments, kills and freezes at random moments, the dashboard in a browser.
 SITE_TESTS := tests/hosts tests/upgrades tests/daemon_kills tests/freezes \
 	tests/operations/test_operations_guide.py tests/operations/test_emergency_outage.py \
 	tests/operations/test_troubleshooting.py tests/operations/test_emergency.py \
 	tests/operations/test_service_manager.py tests/operations/test_outages.py \
 	tests/operations/test_commands_at_once.py \
+	tests/operations/test_environments.py tests/operations/test_hostile_arguments.py \
 	tests/operations/dashboard/test_browser.py
 
 # Types are checked beside the tests, on one core.

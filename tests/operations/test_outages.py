@@ -6,38 +6,16 @@ outage; and nothing says that it has changed what it could not change.
 
 from __future__ import annotations
 
-import importlib
 import re
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import outages
 import pytest
-from command_arguments import arguments
-from forked_programs import ForkedProcess, run_commands
+from all_commands import ELSEWHERE, SERVICES, Outcome, breaks, run_all
 from program_commands import COMMANDS
-from troubled_site import PASSWORD, TroubledSite, site_on_server
+from troubled_site import TroubledSite, site_on_server
 
-from absurd_contimg.backends.postgres import PostgresBackend
-
-BOUND_SECONDS = 30.0
-"""For a command whose own waits last a second."""
-AT_ONCE = 6
-SERVES_SECONDS = 3.0
-"""A service is ended by SIGTERM after this time."""
-
-ELSEWHERE = ("demo", "night", "simulate", "explore", "run")
-"""They make sites of their own, or compute for minutes."""
-SERVICES = ("api", "dashboard", "worker")
-LAST = (
-    *("emergency stop", "emergency drain", "emergency resume", "emergency clear-queue"),
-    *("emergency reset", "restore"),
-)
-"""They act on everything: one after the other."""
 REFUSED = (
     *("compare", "fork", "inspect", "lightcurve", "logs", "photometry", "synth", "reopen"),
     *("alerts test", "mosaic plan", "mosaic make", "batch pause", "publish list", *SERVICES),
@@ -101,89 +79,9 @@ def file_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TroubledSite
         yield site
 
 
-def shorten_waits() -> None:
-    """In a fork: a command waits for a second, or less, where it waits for half a minute."""
-    values: tuple[tuple[str, Any], ...] = (
-        ("backends.postgres.connections._CALL_SECONDS", 1.5),
-        ("backends.postgres.lock_holders._ANSWER_SECONDS", 1.0),
-        ("backends.postgres.schema._BOUND", "set local lock_timeout = '500ms'"),
-        ("registry.database._BUSY_SECONDS", 0.3),
-        ("registry.database._PATIENCE_SECONDS", 0.3),
-        ("registry.database._PAUSE_SECONDS", 0.1),
-        ("operations.maintenance.backup._BUSY_SECONDS", 0.3),
-        ("operations.maintenance.vacuum._BUSY_SECONDS", 0.3),
-        ("operations.cli.queue_stops._ANSWER_SECONDS", 1.0),
-        ("operations.monitor.monitor._DATABASE_SECONDS", 1.0),
-        ("operations.overview.read.DATABASE_SECONDS", 1.0),
-        ("operations.alerts.look.ANSWER_SECONDS", 2.0),
-        ("operations.services.site_clock._ANSWER_SECONDS", 1.0),
-        ("operations.doctor.doctor.stage_software", lambda _folders: []),
-    )
-    for path, value in values:
-        name, _, attribute = path.rpartition(".")
-        module = importlib.import_module(f"absurd_contimg.{name}")
-        assert hasattr(module, attribute), path
-        setattr(module, attribute, value)
-    assert PostgresBackend.__init__.__kwdefaults__ is not None
-    PostgresBackend.__init__.__kwdefaults__["connect_seconds"] = 0.5
-
-
-@dataclass
-class Outcome:
-    """How a command has ended."""
-
-    code: int | None
-    """None: it did not within `BOUND_SECONDS`."""
-    text: str
-
-
-def run_all(
-    site: TroubledSite, prepare: Callable[[], object] = shorten_waits
-) -> dict[str, Outcome]:
-    """Every command, some at a time; what each has printed."""
-    given = arguments(site)
-    names = [name for name in COMMANDS if name not in (*ELSEWHERE, *LAST)] + list(LAST)
-    folder = site.root.parent / "outputs"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    running: dict[str, tuple[ForkedProcess, float]] = {}
-    outcomes: dict[str, Outcome] = {}
-    while names or running:
-        while names and len(running) < AT_ONCE and not (names[0] in LAST and running):
-            name = names.pop(0)
-            words = ["contimg", *name.split(), *given.get(name, [])]
-
-            def run(words: list[str] = words) -> None:
-                prepare()
-                sys.argv = words
-                run_commands()
-
-            process = ForkedProcess(run, site.environment, folder / name.replace(" ", "-"))
-            running[name] = process, time.monotonic()
-        time.sleep(0.02)
-        for name, (process, begun) in list(running.items()):
-            age = time.monotonic() - begun
-            if process.poll() is None and name in SERVICES and age > SERVES_SECONDS:
-                process.terminate()
-            if process.poll() is None and age < BOUND_SECONDS:
-                continue
-            code = process.poll()
-            process.kill()
-            process.wait()
-            text = (folder / name.replace(" ", "-")).read_text(errors="replace")
-            outcomes[name] = Outcome(code, text)
-            del running[name]
-    return outcomes
-
-
 def problems(outcome: Outcome, name: str, case: Case) -> Iterator[str]:
     """What is wrong with the outcome of a command."""
-    if outcome.code is None:
-        yield f"does not end within {BOUND_SECONDS:g} s"
-    if "Traceback (most recent call last)" in outcome.text:
-        yield "ends in a traceback"
-    if PASSWORD in outcome.text:
-        yield "shows the password"
+    yield from breaks(outcome)
     if outcome.code == 0 and name not in (*case.succeed, *SERVICES):
         yield "says that all is well"
     fails = outcome.code not in (0, None) and name not in REFUSED
