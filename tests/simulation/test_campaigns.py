@@ -30,7 +30,11 @@ from absurd_contimg.simulation.campaign.scenario import (
     load_scenario,
     shipped_scenarios,
 )
-from absurd_contimg.simulation.campaign.summary import backlog_gone_after, summarize_run
+from absurd_contimg.simulation.campaign.summary import (
+    RunSummary,
+    backlog_gone_after,
+    summarize_run,
+)
 from absurd_contimg.simulation.model.faults import TIMED_KINDS, FaultKind, parse_timed_faults
 from absurd_contimg.simulation.model.stage_model import DEFAULT_COSTS
 from absurd_contimg.simulation.model.trace import Trace
@@ -252,8 +256,14 @@ def test_mistakes_in_a_scenario_are_named(tmp_path: Path) -> None:
 def test_report_is_written_as_json_and_html(tmp_path: Path) -> None:
     scenario = tmp_path / "short.toml"
     scenario.write_text('name = "short"\ndays = 0.05\n[sweep]\n"workers.count" = [1, 2]\n')
-    report = run_campaign(scenario, [1], output=tmp_path / "out")
+    printed = StringIO()
+    report = run_campaign(scenario, [1], Console(file=printed, width=80), tmp_path / "out")
     assert report.ok
+    lines = printed.getvalue().partition("Variants")[2].splitlines()
+    assert [line.split()[:5] for line in lines[2:4]] == [
+        ["workers.count", "=", "1", *_verdict(report.summaries[0])],
+        ["workers.count", "=", "2", *_verdict(report.summaries[1])],
+    ]
     rows = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [row["label"] for row in rows] == ["workers.count = 1", "workers.count = 2"]
     page = (tmp_path / "out" / "report.html").read_text()
@@ -270,6 +280,10 @@ def test_report_is_written_as_json_and_html(tmp_path: Path) -> None:
     shown = dict(zip(heads, cells, strict=True))
     assert shown["groups"] == str(rows[0]["groups"])
     assert shown["median<br>min"] == f"{rows[0]['latency_p50'] / 60:.1f}"
+
+
+def _verdict(summary: RunSummary) -> list[str]:
+    return [str(summary.unfinished), "left"] if summary.unfinished else ["all", "done"]
 
 
 def test_another_seed_gives_another_history() -> None:

@@ -23,6 +23,7 @@ from absurd_contimg.simulation.campaign.report import (
     json_of,
     lost_time_lines,
     table_of,
+    variants_table,
 )
 from absurd_contimg.simulation.campaign.scenario import Scenario, ScenarioError, load_scenario
 from absurd_contimg.simulation.campaign.stored_runs import store_runs
@@ -108,6 +109,8 @@ def run_campaign(
     for summary in summaries:
         lines = [f"{summary.label}, seed {summary.seed}: {line}" for line in summary.waiting]
         _print_lines(shown, lines[:_WAITING_SHOWN])
+    if len({summary.label for summary in summaries}) > 1:
+        shown.print(variants_table(summaries))
     counts = [len(summary.violations) for summary in summaries if summary.violations]
     verdict = "No invariant is violated."
     if counts:

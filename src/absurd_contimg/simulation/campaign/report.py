@@ -42,6 +42,44 @@ def table_of(summaries: Sequence[RunSummary]) -> KeyedTable:
     return table
 
 
+def variants_table(summaries: Sequence[RunSummary]) -> KeyedTable:
+    """For a terminal: one line a variant of a sweep, over all its seeds, narrow enough to compare.
+
+    Of times and queues the largest of a seed, of rates the mean.
+    """
+    caption = "Of all seeds: per h and busy on average, p95 and queue at the end at most."
+    table = KeyedTable(title="Variants", caption=caption, padding=(0, 1, 0, 0))
+    table.add_column("variant", min_width=10)
+    table.add_column("verdict")
+    for name in ("per h", "p95", "queue", "busy", "lost"):
+        table.add_column(name, justify="right")
+    for label in dict.fromkeys(summary.label for summary in summaries):
+        runs = [summary for summary in summaries if summary.label == label]
+        latencies = [run.latency_p95 for run in runs if run.latency_p95 is not None]
+        used = sum(run.stage_seconds for run in runs)
+        table.add_row(
+            label,
+            _verdict(runs),
+            f"{sum(run.throughput_per_hour for run in runs) / len(runs):.1f}",
+            _minutes(max(latencies, default=None)),
+            str(max(run.backlog_end for run in runs)),
+            f"{sum(run.utilisation for run in runs) / len(runs):.0%}",
+            f"{sum(run.lost_share * run.stage_seconds for run in runs) / used if used else 0:.1%}",
+        )
+    return table
+
+
+def _verdict(runs: Sequence[RunSummary]) -> str:
+    """The worst of it first: violations, failed groups, groups that are left."""
+    counts = {
+        "violated": sum(len(run.violations) for run in runs),
+        "failed": sum(run.failed for run in runs),
+        "left": sum(run.unfinished for run in runs),
+    }
+    bad = [f"{count} {name}" for name, count in counts.items() if count]
+    return ", ".join(bad) or "all done"
+
+
 def lost_time_lines(summaries: Sequence[RunSummary]) -> list[str]:
     """Of the runs of each label: the stage time without a product, and its parts by cause."""
     lines = []
