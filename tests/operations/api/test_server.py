@@ -23,7 +23,7 @@ from freezing_proxy import FreezingProxy
 from served_api import QUEUE, emulator, served
 
 from absurd_contimg.backends.postgres import PostgresBackend
-from absurd_contimg.errors import SettingError
+from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.operations.api import AccessRules, Bounds, open_socket
 from absurd_contimg.operations.api.server import BoundedProtocol, connections_possible
 from absurd_contimg.operations.api.service import access_rules
@@ -265,11 +265,14 @@ def test_other_interfaces_need_a_token(tmp_path: Path) -> None:
 
 
 def test_port_that_is_taken_is_named() -> None:
-    """With what to do."""
+    """With what to do. It passes, so it is no wrong setting, after which no service starts."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(SettingError, match=f"port {port}.*choose another"):
+        with pytest.raises(UserError, match=f"port {port}.*choose another") as refusal:
             open_socket("127.0.0.1", port)
+    assert not isinstance(refusal.value, SettingError)
+    with pytest.raises(SettingError, match=r"192\.0\.2\.1, port 80.*choose another"):
+        open_socket("192.0.2.1", 80)  # an address of no machine
 
 
 def test_connections_leave_descriptors_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import resource
 import signal
@@ -15,7 +16,7 @@ import uvicorn
 from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from absurd_contimg.errors import SettingError
+from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.operations.api.problems import problem, problem_response
 from absurd_contimg.operations.services import stop_signals
 
@@ -150,12 +151,16 @@ class _Server(uvicorn.Server):
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """The listening socket; `SettingError` if it cannot be had. Port 0 takes a free one."""
+    """The listening socket. Port 0 takes a free one.
+
+    Raises `UserError` while another process listens there, and `SettingError` where it never can.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host.strip("[]"), port), family=family, backlog=512)
     except OSError as error:
-        raise SettingError(
+        is_taken = error.errno == errno.EADDRINUSE  # it passes, so a service is to be started again
+        raise (UserError if is_taken else SettingError)(
             f"Nothing can listen on {host}, port {port}: {error.strerror or error}.",
             "Stop what does, or choose another: --port, --host.",
         ) from error
