@@ -170,6 +170,24 @@ async def test_odd_filters_are_explained(client: httpx.AsyncClient, query: str) 
     assert (await client.get(f"/tasks?{query}")).status_code == 200
 
 
+async def test_a_queue_that_is_not_of_the_site_is_not_replaced(
+    fresh: LivelySite, operator: httpx.AsyncClient
+) -> None:
+    """Beside a button that cancels all that are shown."""
+    await log_in(operator)
+    await fresh.backend.create_queue("of another")
+    for queue, problem in (
+        ("nosuch", "There is no queue nosuch; there is"),
+        ("of another", "contimg --queue &#39;of another&#39; status"),
+    ):
+        text = (await operator.get("/tasks", params={"queue": queue})).text
+        assert problem in text
+        assert f"<option selected>{queue}</option>" in text
+        assert "Cancel live" not in text
+        assert 'data-label="group"' not in text
+    assert "Cancel live" in (await operator.get("/tasks?queue=")).text
+
+
 @pytest.mark.parametrize(
     "address",
     [

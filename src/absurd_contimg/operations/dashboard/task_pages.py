@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -67,9 +68,10 @@ def add_task_pages(router: APIRouter, frame: Frame) -> None:
         inspection, query = frame.site.inspection, request.query_params
         queues = await frame.site.queues()
         page = PageFilter.from_query(query)
-        if page.queue not in queues:
-            page = replace(page, queue=next(iter(queues), ""))
+        page = replace(page, queue=page.queue or next(iter(queues), ""))
         wanted, problems = await asyncio.to_thread(task_filter, page, await frame.database())
+        if page.queue and page.queue not in queues:  # another one in its place could be cancelled
+            problems = [await _queue_problem(frame, page.queue, queues), *problems]
         counts: Mapping[Any, int] = {}
         listed: list[TaskRow] = []
         before = _task_id(query.get("before", ""))
@@ -149,6 +151,15 @@ def add_task_pages(router: APIRouter, frame: Frame) -> None:
             raise MissingInputError("This step has no image.")
         path = await frame.quicklooks.of_product(str(product), outputs)
         return FileResponse(path, media_type="image/png", headers=PICTURE_HEADERS)
+
+
+async def _queue_problem(frame: Frame, queue: str, queues: Sequence[str]) -> str:
+    """Why the tasks of a queue are not shown, which is none of the site's."""
+    of_site = ", ".join(queues) or "none"
+    if queue in await frame.site.inspection.list_queues():
+        shown_by = f"contimg --queue {shlex.quote(queue)} status"
+        return f"The queue {queue} is none of this site's ({of_site}). It is shown by: {shown_by}"
+    return f"There is no queue {queue}; there is {of_site}."
 
 
 def _task_id(text: str) -> UUID | None:
