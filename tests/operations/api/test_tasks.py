@@ -102,6 +102,14 @@ async def test_every_error_is_a_problem_document(
     assert says in answer.json()["detail"]
 
 
+async def test_a_queue_without_an_address_is_reached_by_the_command(api: httpx.AsyncClient) -> None:
+    """Its slash is decoded before it is looked up, and the client takes the dots away."""
+    for path in ("/v1/queues/a%2Fb/tasks", "/v1/queues/../tasks"):
+        answer = await api.get(path)
+        assert answer.status_code == 404
+        assert "contimg --queue NAME status" in answer.json()["remedy"]
+
+
 async def test_task_that_has_not_failed_cannot_be_retried(
     api: httpx.AsyncClient, registry: Database
 ) -> None:

@@ -51,6 +51,14 @@ _REMEDIES: Mapping[int, str] = {
 }
 """What to do about a problem that says no more than its status."""
 
+_NO_ADDRESS = (
+    f"{_REMEDIES[404]} A queue whose name holds a / or is . or .. cannot be reached over HTTP: "
+    "contimg --queue NAME status"
+)
+"""What to do where nothing has such an address: a / is decoded before it is looked up, and clients
+take dots away.
+"""
+
 
 class ProblemError(Exception):
     """Ends a request with a problem document."""
@@ -114,7 +122,8 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def of_framework(_: Request, error: HTTPException) -> Response:
-        document = problem(error.status_code, str(error.detail))
+        remedy = _NO_ADDRESS if error.status_code == HTTPStatus.NOT_FOUND else ""
+        document = problem(error.status_code, str(error.detail), remedy)
         return problem_response(document, error.headers)
 
     @app.exception_handler(RequestValidationError)
