@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.core.records import SpawnOptions
 from absurd_contimg.execution.context import MosaicInputs
 from absurd_contimg.registry.grouping import TOLERANCE_SECONDS
 from absurd_contimg.registry.ingestion_records import Closure, FileSighting
@@ -98,3 +100,32 @@ def test_windows_that_nothing_replaces_are_found() -> None:
     assert ("is new" in record, "is new" in task) == (True, True)
     missing = outcome(FIRST, REPLACED, replace(WHOLE, window_id="W-other")).differences(base)
     assert any("W-abc" in text and text.endswith("is missing") for text in missing)
+
+
+def lost_lease(worker: str, kept: str) -> Outcome:
+    """Of a worker that let its claim expire; another one keeps Absurd's record of that, or part."""
+    now = EPOCH
+    state = State(MemoryDatabase(0, clock=lambda: now))
+    backend = MemoryBackend(state.database)
+    instantly(backend.create_queue(QUEUE))
+    instantly(backend.spawn_task(QUEUE, "task", {}, SpawnOptions(max_attempts=2)))
+    instantly(backend.claim_task(QUEUE, worker, claim_timeout=60))
+    now += timedelta(seconds=61)
+    (claimed,) = instantly(backend.claim_task(QUEUE, "relief"))
+    history = instantly(backend.history(QUEUE, claimed.task_id))
+    reason = dict(history.runs[0].failure_reason)
+    if kept == "part":
+        del reason["message"]
+    saved = QUEUE, claimed.task_id, "why", {"runs": [reason]}, claimed.run_id
+    instantly(backend.set_task_checkpoint_state(*saved))
+    world = World(state)
+    observed = world.observation(must_have_ended=False)
+    world.close()
+    return outcome_of(observed, state, ())
+
+
+def test_a_record_of_absurd_is_compared_without_its_worker() -> None:
+    """But what a handler makes of it is compared whole."""
+    assert lost_lease("a", "all").differences(lost_lease("b", "all")) == []
+    (line,) = lost_lease("a", "part").differences(lost_lease("b", "part"))
+    assert 'at runs[0].workerId: "a", in the baseline run "b"' in line

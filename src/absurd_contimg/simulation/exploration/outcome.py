@@ -2,8 +2,8 @@
 
 Kept: every task with its parameters, its state, its result and its checkpoints, every event, every
 product, what ingestion and batches have recorded, every external effect. Left out: times, how long
-a stage took, which worker ran it, how often it was started; a window that another one has rightly
-replaced, and its mosaic.
+a stage took, which worker ran it or met its failure, how often it was started; a window that
+another one has rightly replaced, and its mosaic.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ _SAVED = 4
 """The place of the checkpoints in the essence of a task."""
 _PROVENANCE = ("attempt", "host", "created_at")
 """Fields of a manifest that say who made the product, and when."""
+_RUN_FIELDS = frozenset({"worker", "workerId", "attempt", "host", "start", "logs"})
+"""Fields of a failure reason, ours or Absurd's: who met the failure, where, at which start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +232,15 @@ class _SavedValues:
     def __init__(self, histories: Iterable[History]) -> None:
         self._names: dict[object, str] = {}
         """What stands for a value; of an id its hex digits count."""
+        self._reasons: list[Json] = []
+        """Why runs failed: by its value a reason is recognised wherever it was copied to."""
         saved: list[Checkpoint] = []
         for number, history in enumerate(histories, 1):
             self._names[history.task.task_id.hex] = f"(id of task {number})"
             for run in history.runs:
                 self._names[run.run_id.hex] = f"(id of run {run.attempt} of task {number})"
+                if run.failure_reason is not None:
+                    self._reasons.append(run.failure_reason)
             saved += sorted(_own_checkpoints(history), key=attrgetter("checkpoint_name"))
         for checkpoint in saved:
             if checkpoint.checkpoint_name == STEPS_CHANGED:  # no step has made the ids in it
@@ -244,14 +250,19 @@ class _SavedValues:
                 self._names.setdefault(value, text)
 
     def steady(self, value: Json) -> Any:
-        """A JSON value with names for these values, without durations."""
+        """A JSON value with names for these values, without durations.
+
+        Of a failure reason that a worker has recorded, and that a result or checkpoint may have a
+        copy of, what says who met the failure is left out; not of another object with such fields.
+        """
         match value:
             case str():
                 return self._names.get(value) or _UUID.sub(self._name, value)
             case float():
                 return self._names.get(value, value)
             case dict():
-                return {k: self.steady(item) for k, item in value.items() if k not in VOLATILE}
+                volatile = VOLATILE | _RUN_FIELDS if value in self._reasons else VOLATILE
+                return {k: self.steady(item) for k, item in value.items() if k not in volatile}
             case list() | tuple():
                 return [self.steady(item) for item in value]
         if value is None or isinstance(value, int) or not isinstance(value, Mapping):
