@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pwd
 import shutil
 import stat
 import time
@@ -254,11 +253,3 @@ def _make_folders_writable(folder: Path) -> None:
     for parent, _, _ in os.walk(folder):
         with suppress(FileNotFoundError):  # another process removes the same folder
             Path(parent).chmod(0o700)
-
-
-def user_name(number: int) -> str:
-    """The name of a user of this machine, or the number if there is none."""
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)

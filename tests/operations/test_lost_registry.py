@@ -15,9 +15,10 @@ from program_commands import COMMANDS
 from typer.testing import CliRunner
 
 from absurd_contimg.errors import RegistryDamagedError
+from absurd_contimg.file_owners import SITE_NAME
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.doctor import doctor
-from absurd_contimg.products.site_file import SITE_NAME, read_site_file
+from absurd_contimg.products.site_file import read_site_file
 from absurd_contimg.registry.database import Database
 
 GONE = "The registry of this site is gone"

@@ -140,7 +140,6 @@ def test_file_of_another_user_is_named(
     assert ended.value.code == 1
     shown = "".join(capsys.readouterr().err.split())
     assert f"{path}belongstotheuser" in shown
-    assert "sudochown-R" in shown
 
 
 def test_worker_until_idle_tells_that_tasks_wait(

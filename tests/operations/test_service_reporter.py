@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import sqlite3
@@ -165,3 +166,26 @@ def test_memory_of_a_process_includes_its_children() -> None:
         assert process.stdin is not None
         process.stdin.close()
     assert resident_bytes(process.pid) == 0
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "Permission denied", "/state")])
+async def test_no_trouble_of_files_ends_the_record(
+    registry: Database, caplog: pytest.LogCaptureFixture, error: OSError
+) -> None:
+    """Its thread ended with a traceback."""
+    caplog.set_level(logging.INFO)
+    reporter = reporter_of(registry)
+    is_refused = True
+
+    def database() -> Database:
+        if is_refused:
+            raise error
+        return registry
+
+    reporter.database = database
+    async with reported(reporter):
+        while "cannot be seen by others" not in caplog.text:
+            await asyncio.sleep(0.02)
+        is_refused = False
+        await seen(registry, "starts")
+    assert caplog.text.count("is seen by others again") == 1

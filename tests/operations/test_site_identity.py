@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.file_owners import SITE_NAME
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.maintenance import only_reset
 from absurd_contimg.operations.services import (
@@ -32,7 +33,7 @@ from absurd_contimg.operations.services import (
 )
 from absurd_contimg.operations.services.site_gate import SiteGate
 from absurd_contimg.operations.services.site_identity import require_own_site
-from absurd_contimg.products.site_file import SITE_NAME, SiteFile, read_site_file, replace_site_file
+from absurd_contimg.products.site_file import SiteFile, read_site_file, replace_site_file
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.settings import Settings, load_settings

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from other_user import NOBODY, as_user, open_for_others
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from small_disk import mounted
 from sqlalchemy import update
@@ -283,3 +284,29 @@ def test_what_is_no_file_is_no_registry(tmp_path: Path) -> None:
     with pytest.raises(AwayError, match="no regular file"):
         database.Database(pipe)
     assert list(tmp_path.iterdir()) == [pipe]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+@pytest.mark.parametrize("lost", ["folder", "file", "log"])
+def test_registry_without_permission_makes_work_wait(tmp_path: Path, lost: str) -> None:
+    """A hurried ``chown``: tasks failed for good, and the worker ended."""
+    path = tmp_path / "state" / "registry.sqlite3"
+    open_for_others(tmp_path)
+    os.chown(tmp_path, NOBODY, NOBODY)
+    registry = Registry(path)
+    write(registry)
+    for each in (path.parent, *path.parent.iterdir()):
+        os.chown(each, NOBODY, NOBODY)
+    if lost == "log":
+        path.with_name(f"{path.name}-wal").write_bytes(b"")
+    place = {"folder": path.parent, "file": path, "log": path.with_name(f"{path.name}-wal")}[lost]
+    os.chown(place, 1, 1)
+    place.chmod(0o700 if lost == "folder" else 0o600)
+    assert as_user(lambda: rule_of(registry, path)) == "registry-away"
+    text = as_user(lambda: write(registry))
+    assert text.startswith("RegistryAwayError")
+    assert f"{place} belongs to the user daemon" in text
+    opening = as_user(lambda: Registry(path))
+    assert opening.startswith("RegistryAwayError") or lost == "log"
+    os.chown(place, NOBODY, NOBODY)
+    assert as_user(lambda: write(registry)) == ""

@@ -20,7 +20,12 @@ from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.config.variables import other_folder
 from absurd_contimg.core.errors import LeaseLost
 from absurd_contimg.core.records import Json
-from absurd_contimg.errors import MissingInputError, SettingError, StorageAwayError
+from absurd_contimg.errors import (
+    MissingInputError,
+    RegistryAwayError,
+    SettingError,
+    StorageAwayError,
+)
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import reserve
 from absurd_contimg.execution.executor import StageExecutor, StageReport, StageRequest
@@ -30,6 +35,7 @@ from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.execution.stage_process import run_stage
 from absurd_contimg.execution.stage_slots import NO_LIMITS, StageSlots
+from absurd_contimg.file_owners import can_use, explain_refusal
 from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.manifest import Manifest
@@ -111,6 +117,11 @@ class StageRunner:
             output_dir = self.config.paths.output_dir
             if context.outputs and not self.files.is_folder(output_dir):
                 raise StorageAwayError(output_dir) from None
+            # Nor without logs, which are in the state folder.
+            state_dir = self.config.paths.state_dir
+            if not can_use(state_dir):
+                text = f"The state folder {state_dir} cannot be used: permission denied."
+                raise RegistryAwayError(str(state_dir), text, explain_refusal(state_dir)) from None
             raise
         finally:
             await self.in_thread(self.scratch.remove_path, request.scratch)

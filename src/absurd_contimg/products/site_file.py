@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from absurd_contimg.file_owners import SITE_NAME
 from absurd_contimg.regular_files import UnsuitableFileError, read_json
 
-SITE_NAME = ".contimg-site.json"
 _PRODUCT = "absurd-contimg"
 _IDENTITY = re.compile("[0-9a-f]{16}")
 

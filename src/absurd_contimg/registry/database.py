@@ -135,7 +135,7 @@ class Database:
             with self._naming_trouble():
                 self._install()
         except (OSError, sqlite3.Error) as error:
-            raise self._named(error) from error
+            raise self._named(error) from None  # the errno of a cause would count before it
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
@@ -164,7 +164,13 @@ class Database:
 
     def _require_file(self) -> None:
         """SQLite would make a new file, without a table, where one was deleted."""
-        if not self._is_postgres and not Path(self._place).exists():
+        if self._is_postgres:
+            return
+        try:
+            is_gone = not Path(self._place).exists()
+        except OSError as error:
+            raise self._named(error) from None  # the errno of a cause would count before it
+        if is_gone:
             folder = Path(self._place).parent
             is_mount_point = not any(folder.glob("*"))
             raise RegistryDamagedError(

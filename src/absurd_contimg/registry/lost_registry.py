@@ -9,7 +9,8 @@ from pathlib import Path
 from stat import S_ISREG
 
 from absurd_contimg.errors import RegistryDamagedError
-from absurd_contimg.products.site_file import SITE_NAME, read_site_file
+from absurd_contimg.file_owners import SITE_NAME
+from absurd_contimg.products.site_file import read_site_file
 
 
 def is_there(path: Path) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absurd_contimg.errors import AwayError, RegistryAwayError, RegistryDamagedError
+from absurd_contimg.file_owners import can_use, explain_refusal
 from absurd_contimg.products.filesystem import LOCAL
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ def trouble_of_file(path: str, error: BaseException | None) -> AwayError:
         return RegistryAwayError(path, f"{text} Its disk is full.", "Free space on it.")
     if "locked" in reason:
         remedy = f"Wait for the process that holds its lock, or name it: fuser -v {path}"
+    elif (refused := _refused_path(path, error)) is not None:
+        number = error.errno if isinstance(error, OSError) else errno.EACCES
+        remedy = explain_refusal(refused, number)
     elif "readonly" in reason or "unable to open" in reason:
         remedy = "Mount its disk for writing, and make its folder and files writable for this user."
     else:
@@ -72,6 +77,19 @@ def trouble_of_server(place: str, url: str, schema: str, error: psycopg.Error) -
     if error.sqlstate is None and (unset := unset_variables()):  # while connecting
         remedy = f"{unset}. {remedy}"
     return RegistryAwayError(place, text, remedy)
+
+
+def _refused_path(path: str, error: BaseException | None) -> Path | None:
+    """The folder or file of the registry that this process may not use; None: it may use all.
+
+    SQLite does not name it: its log and its index may be of another user, too.
+    """
+    if isinstance(error, OSError):
+        return Path(error.filename or path) if isinstance(error, PermissionError) else None
+    file = Path(path).absolute()
+    names = (file.name, f"{file.name}-wal", f"{file.name}-shm")
+    places = (file.parent, *(file.with_name(name) for name in names))
+    return next((place for place in places if not can_use(place)), None)
 
 
 def _is_disk_full(path: str) -> bool:

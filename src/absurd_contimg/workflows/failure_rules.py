@@ -229,8 +229,8 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
     _own_error(
         "registry-away",
         errors.RegistryAwayError,
-        "Free the disk of the named registry, end what locks it, or start its server; waiting work "
-        "then goes on.",
+        "Free the disk of the named registry, end what locks it, start its server, or give its "
+        "files back to the user of the services; waiting work then goes on.",
         kind=FailureKind.RESOURCE,
     ),
     _own_error(

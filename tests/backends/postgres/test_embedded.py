@@ -21,6 +21,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from other_user import NOBODY, as_user, open_for_others
 from small_disk import mounted, read_only_view
 
 from absurd_contimg.backends.postgres import (
@@ -35,8 +36,6 @@ from absurd_contimg.backends.postgres.server_programs import EmbeddedPostgresErr
 from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
-
-_NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +84,8 @@ def test_another_user_of_this_machine_gets_nowhere(server: EmbeddedPostgres) -> 
         try:
             if os.geteuid() == 0:
                 os.setgroups([])
-                os.setgid(_NOBODY)
-                os.setuid(_NOBODY)
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
             os.environ["PGPASSWORD"] = "guess"
             psycopg.connect(server.url("postgres"))
         except psycopg.OperationalError:
@@ -350,36 +349,12 @@ def test_a_full_disk_is_named(small_disk: Path) -> None:
         EmbeddedPostgres(small_disk / "pg", durable=False).start()
 
 
-def as_nobody(action: Callable[[], object], number: int = _NOBODY) -> str:
-    """What a process of another user raises; only root can become another user in earnest."""
-    reader, writer = os.pipe()
-    process = os.fork()
-    if process == 0:
-        try:
-            if os.geteuid() == 0:
-                os.setgroups([])
-                os.setgid(number)
-                os.setuid(number)
-            else:
-                os.geteuid = lambda: number
-            action()
-        except BaseException as error:  # noqa: BLE001 - the parent looks at it
-            os.write(writer, f"{type(error).__name__}: {error}".encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with open(reader) as pipe:
-        text = pipe.read()
-    os.waitpid(process, 0)
-    return text
-
-
 def test_user_without_a_name_is_told_why_there_is_no_server(tmp_path: Path) -> None:
     """As in a container that runs under any number."""
     for path in (tmp_path, *tmp_path.parents):
         path.chmod(path.stat().st_mode | 0o755)
     tmp_path.chmod(0o777)
-    text = as_nobody(EmbeddedPostgres(tmp_path / "pg", durable=False).start, 54321)
+    text = as_user(EmbeddedPostgres(tmp_path / "pg", durable=False).start, 54321)
     assert text.startswith("EmbeddedPostgresError: This process runs as the user number 54321")
 
 
@@ -397,15 +372,17 @@ def test_files_of_another_user_are_named(tmp_path: Path, action: str) -> None:
     folder = tmp_path / "pg"
     with EmbeddedPostgres(folder, durable=False):
         pass
-    for path in (tmp_path, *tmp_path.parents):
-        path.chmod(path.stat().st_mode | 0o755)
+    open_for_others(tmp_path)
     folder.chmod(0o777)
-    text = as_nobody(getattr(EmbeddedPostgres(folder, durable=False), action))
+    text = as_user(getattr(EmbeddedPostgres(folder, durable=False), action))
     if action == "is_running":
         assert text == ""
     else:
         assert re.match(rf"EmbeddedPostgresError: {folder}/\w+ belongs to the user \w+", text)
-        assert "sudo chown -R nobody" in text
+        assert text.endswith("Run as root.")
+        os.chown(folder, NOBODY, NOBODY)
+        text = as_user(getattr(EmbeddedPostgres(folder, durable=False), action))
+        assert f"sudo chown -R nobody {folder}/" in text
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,9 @@ from absurd_contimg.backends.postgres.server_programs import (
 )
 from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.core.errors import BackendUnavailable
+from absurd_contimg.file_owners import explain_refusal
 from absurd_contimg.forked_children import close_lock, withhold_lock
-from absurd_contimg.owned_folders import Mark, make_private, remove_tree, take_folder, user_name
+from absurd_contimg.owned_folders import Mark, make_private, remove_tree, take_folder
 
 _SUPERUSER = "postgres"
 _DATA, _LOG = "data", "server.log"
@@ -373,12 +374,7 @@ class EmbeddedPostgres:
         except PermissionError:
             paths = [self._folder]
         if paths:
-            owner, name = user_name(min(paths).lstat().st_uid), user_name(user)
-            raise EmbeddedPostgresError(
-                f"{min(paths)} belongs to the user {owner}, and this process runs as {name}. Run "
-                f"as {owner}, or give the embedded server to {name}: "
-                f"sudo chown -R {name} {self._folder}"
-            )
+            raise EmbeddedPostgresError(explain_refusal(min(paths)))
 
     def _logged_since(self, size: int) -> str:
         """The end of what the server has logged after its log had this size."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from inspect import cleandoc
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, cast
 
 import typer
@@ -17,6 +18,7 @@ from typing_extensions import override
 
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import SettingError, UserError
+from absurd_contimg.file_owners import explain_refusal
 from absurd_contimg.operations.cli import (  # noqa: F401 - register their commands
     alerts,
     api,
@@ -54,7 +56,6 @@ from absurd_contimg.operations.console import (
     one_line,
     require_output,
 )
-from absurd_contimg.owned_folders import user_name
 
 _EXTRAS = {
     **dict.fromkeys(("scipy", "astropy", "erfa", "pyuvdata", "h5py", "casacore"), "casa"),
@@ -166,7 +167,9 @@ def main() -> None:
         discard_output()
         sys.exit(1)
     except PermissionError as error:
-        error_console.out(f"contimg: PermissionError: {_explain(error)}")
+        path = os.path.abspath(os.fsdecode(error.filename or "."))
+        reason = f"{path}: {error.strerror}. {explain_refusal(Path(path), error.errno)}"
+        error_console.out(f"contimg: PermissionError: {reason}")
         sys.exit(1)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
@@ -297,15 +300,3 @@ def given_path(error: OSError, arguments: Sequence[str]) -> str | None:
             if each == path or is_beside or each.startswith(f"{path}/"):
                 return value
     return None
-
-
-def _explain(error: PermissionError) -> str:
-    """Which file, and whose: usually root has run a command here before."""
-    path = str(error.filename)
-    while not os.path.exists(path) and path != os.path.dirname(path):
-        path = os.path.dirname(path)
-    owner, user = user_name(os.stat(path).st_uid), user_name(os.geteuid())
-    return (
-        f"{error.filename}: {error.strerror}. {path} belongs to the user {owner}, and this process "
-        f"runs as {user}. Run as {owner}, or: sudo chown -R {user} {path}"
-    )

@@ -15,8 +15,8 @@ from typing import Literal
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.core.jsonb_sanitizer import sanitized
 from absurd_contimg.errors import AwayError, UserError
+from absurd_contimg.file_owners import user_name
 from absurd_contimg.operations.services.registry_tables import Tables
-from absurd_contimg.owned_folders import user_name
 from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.operator_actions import OperatorAction, store_action
 from absurd_contimg.secrets import mask

@@ -23,6 +23,7 @@ from absurd_contimg.execution.disk_usage import (
     disk_usage,
     size_text,
 )
+from absurd_contimg.file_owners import can_use, explain_refusal
 from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.filesystem import LOCAL
 
@@ -87,6 +88,9 @@ class DiskGuard:
             if not ready:
                 return False, reason
             warning = reason or warning
+        if not can_use(self.state_dir):
+            refusal = explain_refusal(self.state_dir)
+            return False, f"{self.state_dir} cannot be used: workers claim nothing. {refusal}"
         left = "" if self.remove_left is None else self.remove_left()
         return True, warning or left
 

@@ -162,7 +162,7 @@ class ServiceReporter:
             if samples:
                 store_samples(database, samples, record.seen_at - SAMPLES_KEPT_SECONDS)
                 self._sampled_at = record.seen_at
-        except AwayError as error:
+        except (AwayError, OSError) as error:
             if not self._is_away:
                 _log.warning("this process cannot be seen by others: %s", error)
             self._is_away = True

@@ -10,7 +10,8 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from absurd_contimg.products.site_file import SITE_NAME, read_site
+from absurd_contimg.file_owners import SITE_NAME
+from absurd_contimg.products.site_file import read_site
 
 _log = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ from absurd_contimg.backends.postgres.queue_sites import QueueSite
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.errors import AwayError, SettingError, UserError
 from absurd_contimg.execution.host_scratch import host_name
+from absurd_contimg.file_owners import SITE_NAME
 from absurd_contimg.ingest.batches import pipeline_queues
 from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.site_file import (
-    SITE_NAME,
     SiteFile,
     mark_site,
     read_site,
