@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import stat
 from pathlib import Path
 
 SITE_NAME = ".contimg-site.json"
@@ -28,6 +29,29 @@ def can_use(path: Path) -> bool:
     return not os.path.lexists(path) or os.access(
         path, os.R_OK | os.W_OK | kind, effective_ids=True
     )
+
+
+def irremovable_part(folder: Path) -> tuple[Path, int] | None:
+    """What in a folder this process could not remove, and the errno; None: it can remove all.
+
+    The kernel refuses to write what has the attribute `i`, to root too.
+    """
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent), *(Path(parent, name) for name in names)):
+            if (number := _refusal_to_remove(path)) is not None:
+                return path, number
+    return None
+
+
+def _refusal_to_remove(path: Path) -> int | None:
+    status, user = path.lstat(), os.geteuid()
+    if stat.S_ISLNK(status.st_mode) or os.access(path, os.W_OK, effective_ids=True):
+        return None
+    if user == 0:
+        return errno.EPERM
+    if user == status.st_uid:  # a mode can be changed
+        return errno.EPERM if status.st_mode & stat.S_IWUSR else None
+    return errno.EACCES if path.is_dir() else None  # of a file, only its folder counts
 
 
 def explain_refusal(path: Path, number: int | None = errno.EACCES) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 from every_product import GROUPS, N_PRODUCTS, WINDOW, commit, commit_all, measurement_set
 from forked_crashes import fork
+from small_disk import mounted
 from typer.testing import CliRunner, Result
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
@@ -248,6 +251,38 @@ def test_a_product_with_files_of_somebody_else_stays_and_is_named(
     assert_in_accord(site)
 
 
+@pytest.mark.parametrize("part", ["folder", "subfolder", "file"])
+def test_what_cannot_be_removed_stays_whole_and_all_else_goes(tmp_path: Path, part: str) -> None:
+    """One folder with ``chattr +i`` ended the run of every night, and all after it stayed."""
+    with mounted(tmp_path / "disk") as disk:
+        output_dir = disk / "products"
+        registry = Registry(tmp_path / "registry.sqlite3", output_dir=output_dir)
+        for folder, manifest in commit_all(output_dir):
+            registry.register(folder, manifest)
+        site = registry, output_dir
+        early, *others = plan_retention(registry, CONFIG, NOTHING, after(31)).removed
+        inner = [*sorted(early.folder.rglob("*"))]
+        place = {
+            "folder": early.folder,
+            "subfolder": next((each for each in inner if each.is_dir()), early.folder),
+            "file": next(each for each in inner if each.is_file()),
+        }[part]
+        subprocess.run(["chattr", "+i", place], check=True)
+        try:
+            for count in (len(others), 0):
+                report = run(site, 31)
+                assert len(report.removed) == count
+                (text,) = report.refused
+                assert re.match(rf"{early.folder} stays: .*lsattr -d {place}", text)
+                assert [*sorted(early.folder.rglob("*"))] == inner
+                assert_in_accord(site)
+        finally:
+            subprocess.run(["chattr", "-i", place], check=True)
+        assert len(run(site, 31).removed) == 1
+        assert_in_accord(site)
+        registry.close()
+
+
 def test_what_is_needed_by_the_time_of_its_removal_is_put_back(
     site: tuple[Registry, Path],
 ) -> None:
@@ -341,7 +376,7 @@ def test_raw_files_go_only_with_their_group_and_say_so(
     assert [kept[path] for path in paths[:2]] == [None, None]
     assert all("has not ended" in str(kept[path]) for path in paths[2:])
     assert old_raw_files(registry, incoming, 30, NOTHING, after(29)) == []
-    assert remove_raw_files(registry, old, after(31)) == 2
+    assert remove_raw_files(registry, old, after(31), []) == 2
     assert [path.exists() for path in paths] == [False, False, True, True]
     facts = {group.group_id: group for group in read_groups(registry)}
     assert facts[GROUPS[0]].removed["raw files"] == "removed by retention on 2026-02-26"

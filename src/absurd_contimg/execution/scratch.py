@@ -165,7 +165,7 @@ class Janitor:
                 size, existed = files.tree_size(folder), files.exists(folder)
                 _remove_left_over(folder, Mark(KIND, owner), files)
                 files.remove(path)
-            except ForeignFolderError as error:
+            except (ForeignFolderError, PermissionError) as error:
                 _log.warning("%s", error)
                 continue
             finally:

@@ -8,6 +8,7 @@ where the product was still in its place.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -15,6 +16,7 @@ from typing import Any
 
 from absurd_contimg.config.retention import REMOVED
 from absurd_contimg.errors import BrokenProductError
+from absurd_contimg.file_owners import irremovable_part
 from absurd_contimg.owned_folders import Mark
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.store import link_above, load_committed
@@ -71,7 +73,8 @@ def take_out(
 ) -> TakenOut:
     """Move a product out of its place.
 
-    Raises `BrokenProductError` if the product of that key is not there, is a link or behind one.
+    Raises `BrokenProductError` if the product of that key is not there, is a link or behind one,
+    and `PermissionError` if it cannot be moved, or be removed afterwards: then it stays whole.
     """
     manifest = load_committed(folder, files)
     if manifest.key != key or folder.is_symlink():
@@ -84,6 +87,8 @@ def take_out(
             f"{folder} lies behind the link {link}.",
             "Nothing was removed. Compare: contimg registry check.",
         )
+    if (part := irremovable_part(folder)) is not None:
+        raise PermissionError(part[1], os.strerror(part[1]), str(part[0]))
     holding = output_dir / REMOVED / key
     files.take_folder(holding, _mark(key), lambda _folder: False)
     note: dict[str, Any] = {
@@ -97,7 +102,11 @@ def take_out(
     }
     files.write_json(holding / _NOTE, note)
     files.flush(holding)
-    files.rename(folder, holding / _PRODUCT)
+    try:
+        files.rename(folder, holding / _PRODUCT)
+    except PermissionError:
+        files.remove_tree(holding, _mark(key))
+        raise
     files.flush(folder.parent)
     files.flush(holding)
     return _taken_out(output_dir, holding, note)

@@ -22,7 +22,7 @@ from absurd_contimg.operations.cli.app import (
     with_backend,
     with_site,
 )
-from absurd_contimg.operations.console import cell, console, message_line
+from absurd_contimg.operations.console import cell, console, error_console, message_line
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -81,13 +81,14 @@ def run(
     """Do what contimg maintenance plan shows: products, logs, tasks and events, left-over scratch.
 
     Safe beside running workers, and when it is killed, repeated or run twice at once. What is
-    removed is noted: contimg registry check and contimg reprocess plan say so.
+    removed is noted: contimg registry check and contimg reprocess plan say so. What stays for lack
+    of permission is named, all else is done, and the exit code is 1.
     """
     settings = state.settings()
     done = with_site(settings, lambda b: _run(settings, b, raw_files, after_idle), create=False)
     if as_json:
         print_json(done)
-        return
+        raise typer.Exit(1 if done.refused else 0)
     _show_products(done.products.removed, "removed")
     _show_products(done.products.kept, "stays")
     size = _megabytes(sum(each.size_bytes for each in done.products.removed))
@@ -104,6 +105,9 @@ def run(
                 f"{queue.removed_events} events removed"
             )
             console.print(message_line(text))
+    for text in done.refused:
+        error_console.print(message_line(text))
+    raise typer.Exit(1 if done.refused else 0)
 
 
 @maintenance_app.command("vacuum")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import update
 
+from absurd_contimg.file_owners import explain_refusal
 from absurd_contimg.operations.maintenance.needs import Needs
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.database import chunks
@@ -57,12 +58,16 @@ def old_raw_files(
     return old
 
 
-def remove_raw_files(registry: Registry, files: Iterable[OldFile], now: datetime) -> int:
+def remove_raw_files(
+    registry: Registry, files: Iterable[OldFile], now: datetime, refused: list[str]
+) -> int:
     """Note in the registry that files are removed, then remove them; how many.
+
+    `refused` gets a sentence for each that stays for lack of permission.
 
     A killed run leaves files that are noted as removed: the next one removes them.
     """
-    chosen = [file for file in files if file.kept is None]
+    chosen, count = [file for file in files if file.kept is None], 0
     reason = f"{REMOVED_FILE}{now.astimezone(UTC):%Y-%m-%d}"
     for part in chunks(chosen):
         with registry.database.writing() as session:
@@ -71,9 +76,8 @@ def remove_raw_files(registry: Registry, files: Iterable[OldFile], now: datetime
                 .where(SubbandFile.path.in_([str(file.path) for file in part]))
                 .values(state=FileState.GONE.value, reason=reason)
             )
-        for file in part:
-            file.path.unlink(missing_ok=True)
-    return len(chosen)
+        count += _remove(part, refused)
+    return count
 
 
 def old_logs(state_dir: Path, days: float | None, needs: Needs, now: datetime) -> list[OldFile]:
@@ -93,12 +97,20 @@ def old_logs(state_dir: Path, days: float | None, needs: Needs, now: datetime) -
     return old
 
 
-def remove_logs(logs: Iterable[OldFile]) -> int:
-    """Remove logs; how many. Their folders stay."""
+def remove_logs(logs: Iterable[OldFile], refused: list[str]) -> int:
+    """Remove logs; how many. Their folders stay. `refused` as for raw files."""
+    return _remove(logs, refused)
+
+
+def _remove(files: Iterable[OldFile], refused: list[str]) -> int:
     count = 0
-    for log in logs:
-        log.path.unlink(missing_ok=True)
-        count += 1
+    for file in files:
+        try:
+            file.path.unlink(missing_ok=True)
+            count += 1
+        except PermissionError as error:
+            advice = explain_refusal(file.path, error.errno)
+            refused.append(f"{file.path} stays: {error.strerror}. {advice}")
     return count
 
 

@@ -6,14 +6,15 @@ registry, so that nothing counts as missing afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from absurd_contimg.config.retention import REMOVED, RetentionConfig
 from absurd_contimg.errors import BrokenProductError
+from absurd_contimg.file_owners import explain_refusal
 from absurd_contimg.operations.maintenance.needs import Needs
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.mosaic_outputs import MosaicOutputs
@@ -88,6 +89,8 @@ class RetentionReport:
     kept: tuple[OldProduct, ...]
     finished: int
     """Removals of an interrupted run that were finished."""
+    refused: tuple[str, ...] = ()
+    """Sentences on what could not be removed for lack of permission, and what to do."""
 
 
 def plan_retention(
@@ -154,7 +157,8 @@ def run_retention(
         return RetentionReport((), (), 0)
     try:
         left = list(interrupted(output_dir, files, clear=True))
-        finished = sum(_finish(registry, each, files) for each in left)
+        refused: list[str] = []
+        finished = sum(_finish(registry, each, files, refused) for each in left)
         removed: list[OldProduct] = []
         kept: list[OldProduct] = list(plan.kept)
         for part in _parts(plan.removed):
@@ -162,16 +166,16 @@ def run_retention(
             kept += mixed
             mixed_keys = {product.key for product in mixed}
             clean = [product for product in part if product.key not in mixed_keys]
-            taken = _take_out(output_dir, clean, now, files)
+            taken = _take_out(output_dir, clean, now, files, refused)
             needs = read_needs_again()
             for product, out in taken:
                 if needs.reason(product.key, product.group_id, product.folder) is not None:
                     out.put_back(files)
-                elif _finish(registry, out, files):
+                elif _finish(registry, out, files, refused):
                     removed.append(product)
     finally:
         files.unlock(lock)
-    return RetentionReport(tuple(removed), tuple(kept), finished)
+    return RetentionReport(tuple(removed), tuple(kept), finished, tuple(refused))
 
 
 def _is_at_its_place(folder: Path, output_dir: str | None) -> bool:
@@ -191,12 +195,17 @@ def _with_other_files(products: Iterable[OldProduct], files: FileSystem) -> list
 
 
 def _take_out(
-    output_dir: Path, products: Iterable[OldProduct], now: datetime, files: FileSystem
+    output_dir: Path,
+    products: Iterable[OldProduct],
+    now: datetime,
+    files: FileSystem,
+    refused: list[str],
 ) -> list[tuple[OldProduct, TakenOut]]:
     removed_at = now.astimezone(UTC).isoformat(timespec="seconds")
     taken = []
     for product in products:
-        with suppress(BrokenProductError):  # another run was faster, or it was made again
+        # Another run was faster, or it was made again.
+        with suppress(BrokenProductError), _naming_refusals(product.folder, refused):
             out = take_out(
                 *(output_dir, product.folder, product.key),
                 size_bytes=product.size_bytes,
@@ -208,8 +217,18 @@ def _take_out(
     return taken
 
 
-def _finish(registry: Registry, out: TakenOut, files: FileSystem) -> bool:
-    """Let the registry forget a product, then remove its files; whether it was out."""
+@contextmanager
+def _naming_refusals(folder: Path, refused: list[str]) -> Iterator[None]:
+    """One product that stays for lack of permission ends no run."""
+    try:
+        yield
+    except PermissionError as error:
+        path = Path(error.filename or folder)
+        refused.append(f"{folder} stays: {error.strerror}. {explain_refusal(path, error.errno)}")
+
+
+def _finish(registry: Registry, out: TakenOut, files: FileSystem, refused: list[str]) -> bool:
+    """Let the registry forget a product, then remove its files; whether it has gone."""
     was_out = out.is_out(files)
     if was_out:
         registry.note_removed(
@@ -223,8 +242,10 @@ def _finish(registry: Registry, out: TakenOut, files: FileSystem) -> bool:
                 reason=out.reason,
             )
         )
-    out.remove(files)
-    return was_out
+    count = len(refused)
+    with _naming_refusals(out.holding, refused):
+        out.remove(files)
+    return was_out and len(refused) == count
 
 
 def _parts(products: Sequence[OldProduct]) -> list[list[OldProduct]]:

@@ -68,6 +68,8 @@ class SiteReport:
     logs: int
     queues: tuple[CleanedQueue, ...]
     scratch: tuple[RemovedFolder, ...]
+    refused: tuple[str, ...] = ()
+    """Sentences on what stays for lack of permission."""
 
 
 async def plan_site(
@@ -117,14 +119,16 @@ async def run_site(
     logs = await asyncio.to_thread(old_logs, paths.state_dir, config.logs_days, needs, now)
     seen_before = (now - timedelta(days=IDLE_DAYS_MAX)).timestamp()
     await asyncio.to_thread(forget_services, registry.database, seen_before)
+    files: list[str] = []
     return SiteReport(
         products=products,
-        raw_files=await asyncio.to_thread(remove_raw_files, registry, raw, now),
-        logs=await asyncio.to_thread(remove_logs, logs),
+        raw_files=await asyncio.to_thread(remove_raw_files, registry, raw, now, files),
+        logs=await asyncio.to_thread(remove_logs, logs, files),
         queues=tuple(
             await clean_queues(settings, backend, pipeline_queues(settings.queue_name, queues))
         ),
         scratch=tuple(await asyncio.to_thread(_sweep, paths.scratch_dir)),
+        refused=(*products.refused, *files),
     )
 
 
