@@ -172,6 +172,18 @@ def test_what_is_wrong_with_json(sides: tuple[Any, Any], text: str) -> None:
     assert emulated[0] == "0A000" or emulated[:2] == real[:2]
 
 
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.text("abA", max_size=4),
+    st.text("ab%_\\", max_size=5) | st.text("a%_", max_size=4).map("{}\\".format),
+    st.sampled_from(("like", "not like", "ilike")),
+)
+def test_like(sides: tuple[Any, Any], text: str, pattern: str, operator: str) -> None:
+    """A backslash at the end of a pattern is wrong only where matching reaches it."""
+    query = f"select %s, '{text}' {operator} '{pattern.replace('%', '%%')}'"
+    assert not differences(sides, query, ("",))
+
+
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats() | st.text("ab%\\\"\0\x7fé𝄞", max_size=4)
     | st.sampled_from(("\ud834", "\ud834𝄞", "a\udd1e", "\ud834\ud834")),

@@ -13,7 +13,7 @@ from absurd_contimg.backends.memory.sql import casts
 from absurd_contimg.backends.memory.sql.casts import checked_number, converted, undefined_operator
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.values import intervals, numerics, times, types
-from absurd_contimg.backends.memory.values.text import like_pattern
+from absurd_contimg.backends.memory.values.text import is_like
 from absurd_contimg.backends.memory.values.types import INTERVAL, TIMESTAMPTZ, UNKNOWN, SqlType
 
 Work = Callable[[Any, Any, Env], Any]
@@ -192,9 +192,7 @@ def like(symbol: str, left: Expr, right: Expr) -> Expr:
         raise undefined_operator(symbol, left.kind, right.kind)
     any_case = symbol.endswith("*")
     left, right = converted(left, types.TEXT), converted(right, types.TEXT)
-    return strict(
-        types.BOOL, left, right, lambda a, b, _: bool(like_pattern(b, any_case=any_case).match(a))
-    )
+    return strict(types.BOOL, left, right, lambda a, b, _: is_like(a, b, any_case=any_case))
 
 
 # -- jsonb --------------------------------------------------------------------------------------

@@ -86,18 +86,34 @@ def uuid_out(value: int) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
+def is_like(text: str, pattern: str, *, any_case: bool) -> bool:
+    """``like`` and ``ilike``: 22025 where a match reaches a backslash that ends the pattern."""
+    expression, is_cut = _like_expression(pattern, any_case)
+    matches = expression.match(text) is not None
+    if matches and is_cut:
+        raise EngineError("22025", "LIKE pattern must not end with escape character")
+    return matches
+
+
 @lru_cache(maxsize=256)
-def like_pattern(pattern: str, *, any_case: bool) -> re.Pattern[str]:
-    """A pattern of ``like`` as a regular expression; in the locale C only ASCII has cases."""
+def _like_expression(pattern: str, any_case: bool) -> tuple[re.Pattern[str], bool]:
+    """A pattern as a regular expression; in the locale C only ASCII has cases.
+
+    True with it: a backslash ends the pattern, and the expression matches what comes that far.
+    """
     pieces: list[str] = []
+    end, wildcards = r"\Z", ""  # those at the end, so far
     characters = iter(pattern)
     for character in characters:
-        if character == "\\":
-            following = next(characters, None)
-            if following is None:
-                raise EngineError("22025", "LIKE pattern must not end with escape character")
-            pieces.append(re.escape(following))
-        else:
-            pieces.append({"%": ".*", "_": "."}.get(character) or re.escape(character))
+        if character in "%_":
+            pieces.append(".*" if character == "%" else ".")
+            wildcards += character
+            continue
+        literal = next(characters, None) if character == "\\" else character
+        if literal is None:  # Postgres looks at it while there is text, behind %_ without any too
+            end = "" if "_" in wildcards.partition("%")[2] else "."
+            break
+        pieces.append(re.escape(literal))
+        wildcards = ""
     flags = re.DOTALL | re.ASCII | (re.IGNORECASE if any_case else 0)
-    return re.compile("".join(pieces) + r"\Z", flags)
+    return re.compile("".join(pieces) + end, flags), end != r"\Z"
