@@ -10,7 +10,7 @@ import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -139,6 +139,8 @@ def _kind_text(kind: Any) -> str | None:
     if _is_model(kind):
         return f"a section with {', '.join(kind.model_fields)}"
     origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _kind_text(parts[0])
     if origin is Literal:
         return " or ".join(map(str, parts))
     if origin in (list, tuple):

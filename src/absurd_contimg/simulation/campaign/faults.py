@@ -59,7 +59,7 @@ def draw_faults(scenario: Scenario, seed: int) -> list[TimedFault]:
 
 
 def check_faults(scenario: Scenario, faults: Iterable[TimedFault]) -> None:
-    """Raise `ScenarioError` for a fault without a target, too late, or longer than the campaign.
+    """Raise `ScenarioError` for a fault without a target, too early or late, or too long.
 
     A disk that stays full is simulated poll by poll.
     """
@@ -70,9 +70,13 @@ def check_faults(scenario: Scenario, faults: Iterable[TimedFault]) -> None:
             raise ScenarioError(
                 f"fault {fault}: the number of a {fault.kind} is at most {last} here"
             )
-        if not 0 <= fault.at_seconds <= end:
+        if fault.at_seconds < 0:
+            raise ScenarioError(f"fault {fault}: it must not begin before 0 s")
+        if fault.seconds < 0:
+            raise ScenarioError(f"fault {fault}: it must last 0 s at least")
+        if fault.at_seconds > end:
             raise ScenarioError(f"fault {fault}: {scenario.name} observes for {end:g} s only")
-        if not 0 <= fault.seconds <= longest:
+        if fault.seconds > longest:
             raise ScenarioError(
                 f"fault {fault}: it lasts at most {longest:g} s here, until the drain is over"
             )

@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from absurd_contimg.config.refused_values import refusal_sentences
 from absurd_contimg.regular_files import SETTINGS_BYTES_MAX, parse_toml, read_regular
@@ -16,13 +24,27 @@ from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.simulation.model.faults import parse_timed_faults
 from absurd_contimg.simulation.model.stage_model import FAILURES, GIB
 
+GROUPS_MAX = 1_000_000
+"""That a scenario may make: the groups of nearly ten years, one every 309 s."""
+
+_Pair = Annotated[tuple[float, float], Field(strict=False)]
+"""TOML has lists for it; the numbers in it are strict."""
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Bytes = Annotated[int, BeforeValidator(_whole)]
+"""May be written 7e9, which TOML has no whole number for."""
+
 
 class ScenarioError(ValueError):
     """A scenario that cannot be simulated; the text names the field and the mistake."""
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Workers(_Part):
@@ -31,12 +53,12 @@ class Workers(_Part):
     count: int = Field(4, ge=1, le=256)
     hosts: int = Field(1, ge=1)
     cores_per_host: int = Field(16, ge=1)
-    memory_bytes_per_host: int = Field(64 * GIB, ge=1)
+    memory_bytes_per_host: _Bytes = Field(64 * GIB, ge=1)
     lease_seconds: int = Field(120, ge=1)
     poll_seconds: float = Field(15.0, gt=0)
     restart_seconds: float = Field(30.0, ge=0)
     grace_seconds: float = Field(10.0, ge=0)
-    free_bytes_min: int = Field(0, ge=0)
+    free_bytes_min: _Bytes = Field(0, ge=0)
     clock_skew_seconds: float = 0.0
     clock_drift: float = Field(0.0, gt=-0.5, lt=0.5)
 
@@ -68,14 +90,22 @@ class StreamPart(_Part):
     delayed_groups: list[int] = Field(default_factory=list)
     unobserved_groups: list[int] = Field(default_factory=list)
     slews: list[int] = Field(default_factory=list)
-    folder_outages: list[tuple[float, float]] = Field(default_factory=list)
-    clock_steps: list[tuple[float, float]] = Field(default_factory=list)
+    folder_outages: list[_Pair] = Field(default_factory=list)
+    clock_steps: list[_Pair] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _check_times(self) -> StreamPart:
+        for name in ("folder_outages", "clock_steps"):
+            first = min((when for when, _ in getattr(self, name)), default=0.0)
+            if first < 0:
+                raise ValueError(f"stream.{name} begin at {first:g} s: at least 0")
+        return self
 
 
 class DiskPart(_Part):
     """The disk that scratch and products of all hosts share."""
 
-    capacity_bytes: int = Field(10**15, ge=1)
+    capacity_bytes: _Bytes = Field(10**15, ge=1)
     bandwidth_bytes_per_second: float | None = Field(None, gt=0)
 
 
@@ -99,9 +129,9 @@ class Faults(_Part):
     partition_seconds: float = Field(120.0, gt=0)
     database_restarts_per_day: float = Field(0.0, ge=0)
     database_outage_seconds: float = Field(20.0, ge=0)
-    outages: list[tuple[float, float]] = Field(default_factory=list)
-    processing_stops: list[tuple[float, float]] = Field(default_factory=list)
-    disk_fills: list[tuple[float, float]] = Field(default_factory=list)
+    outages: list[_Pair] = Field(default_factory=list)
+    processing_stops: list[_Pair] = Field(default_factory=list)
+    disk_fills: list[_Pair] = Field(default_factory=list)
     plan: list[str] = Field(default_factory=list)
     lost_reply_probability: float = Field(0.0, ge=0, le=1)
     latency_seconds: float = Field(0.0, ge=0)
@@ -128,7 +158,7 @@ class Scenario(_Part):
     sweep: dict[str, list[float]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _check_names(self) -> Scenario:
+    def _check_together(self) -> Scenario:
         unknown = sorted(self.faults.stage_failures.keys() - FAILURES.keys())
         if unknown:
             raise ValueError(f"no such failure: {unknown}; known are {sorted(FAILURES)}")
@@ -137,6 +167,14 @@ class Scenario(_Part):
         if not all(self.sweep.values()):
             raise ValueError("sweep needs at least one value of its field")
         parse_timed_faults(",".join(self.faults.plan))
+        interval_seconds = self.telescope.interval_seconds
+        groups = self.days * 86_400.0 / interval_seconds
+        if groups > GROUPS_MAX:
+            raise ValueError(
+                f"days = {self.days:g} and telescope.interval_seconds = {interval_seconds:g} make "
+                f"{groups:.6g} groups, and at most {GROUPS_MAX:,} are simulated: lower days or "
+                "raise telescope.interval_seconds"
+            )
         return self
 
     def variants(self) -> list[tuple[str, Scenario]]:
