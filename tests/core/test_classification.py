@@ -227,7 +227,7 @@ def test_import_that_found_no_memory_is_no_wrong_value() -> None:
     no_text = ImportError("<no text: str() of it raises MemoryError>")  # seen in a full test run
     assert CLASSIFIER.classify(Evidence.of(no_text)).rule_id == "import-memory"
     missing = CLASSIFIER.classify(Evidence.of(ModuleNotFoundError("No module named 'casatasks'")))
-    assert (missing.kind, missing.rule_id) == (FailureKind.UNKNOWN, "import-failed")
+    assert (missing.kind, missing.rule_id) == (FailureKind.RESOURCE, "import-failed")
 
 
 @pytest.mark.parametrize("other", [AttributeError, TypeError, KeyError, SyntaxError])
@@ -242,7 +242,7 @@ def test_import_that_fails_is_no_wrong_value(link: str, other: type[Exception]) 
     ):
         setattr(outer, link, inner)
         verdict = CLASSIFIER.classify(Evidence.of(outer))
-        assert (verdict.kind, verdict.rule_id) == (FailureKind.UNKNOWN, "import-failed")
+        assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "import-failed")
 
 
 def test_memory_and_disk_count_before_the_import_that_they_ended() -> None:

@@ -16,6 +16,8 @@ _PYTHON = "Python's own exceptions"
 _POSIX = "POSIX errno"
 _WAITS_FOR_MEMORY_MAX = 3
 """Memory that another process holds comes back; a step that needs too much never fits."""
+_WAITS_FOR_IMPORT_MAX = 4
+"""An installation that takes longer than these growing waits, 12 minutes, has failed."""
 _IMPORT = frozenset({"builtins.ImportError"})
 _FREE_MEMORY = "Run fewer workers on this host, or give each step less to do."
 
@@ -206,10 +208,16 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
     ),
     FailureRule(
         "import-failed",
-        FailureKind.UNKNOWN,
-        "If it comes again, install what is missing (contimg doctor) and restart the worker.",
-        "observed: a library that finds no memory is also reported as a missing module",
-        text=re.compile(r"No module named|cannot import name|cannot open shared object"),
+        FailureKind.RESOURCE,
+        "Nothing while an installation or upgrade is under way: it is tried again for some "
+        "minutes. Else install what is missing (contimg doctor), restart the worker, then: contimg "
+        "retry TASK",
+        "observed: a package that is being replaced; a library that finds no memory is also "
+        "reported as a missing module",
+        text=re.compile(
+            r"No module named|cannot import name|cannot open shared object|can't open file"
+        ),
         late_exceptions=_IMPORT,
+        resource_waits_max=_WAITS_FOR_IMPORT_MAX,
     ),
 )

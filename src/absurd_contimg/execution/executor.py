@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -55,6 +56,12 @@ from absurd_contimg.regular_files import read_json
 from absurd_contimg.secrets import without_secrets
 
 _log = logging.getLogger(__name__)
+
+_NOT_IMPORTED = re.compile(
+    r"No module named|cannot import name|: can't open file |"
+    r"cannot open shared object file: No such file"
+)
+"""The last line of a Python that cannot begin: its package is away, or is being replaced."""
 
 _TRIM_SECONDS = 2.0
 _LEASE_SECONDS = 0.5
@@ -239,17 +246,24 @@ class IsolatedStageExecutor:
                 return await self.server.start(request.stage_name, path, environment, pipe, output)
             except StageServerError as error:
                 _log.warning("stage %s starts without its server: %s", request.stage_name, error)
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "absurd_contimg.execution.stage_process"),
-            *(str(path), str(pipe)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=request.scratch,
-            env=environment,
-            start_new_session=True,
-            pass_fds=(pipe,),
-        )
+        try:
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "absurd_contimg.execution.stage_process"),
+                *(str(path), str(pipe)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=request.scratch,
+                env=environment,
+                start_new_session=True,
+                pass_fds=(pipe,),
+            )
+        except OSError as error:
+            if error.filename != sys.executable:  # as of its folder, or no more processes
+                raise
+            text = f"Python itself cannot be started: {error}"
+            evidence = Evidence((ExceptionEvidence.of(ImportError(text)),))
+            raise StageFailed(text, request, evidence) from None
 
     async def _wait(self, process: StageProcess, request: StageRequest, parent_pipe: int) -> bool:
         """Whether the process ended by itself in time; keeps its output within bounds.
@@ -346,6 +360,10 @@ def _failure(
         logged += () if final is None or final in logged else (final,)
     code, number = (exit_code, None) if exit_code >= 0 else (None, -exit_code)
     evidence = Evidence(exit_code=code, signal=number, log_messages=logged, path=path)
+    if exit_code > 0 and final is not None and _NOT_IMPORTED.search(final):
+        # It ended before it could begin: what it would have reported of a module of a stage.
+        missing = ExceptionEvidence.of(ImportError(final))
+        evidence = replace(evidence, exceptions=(missing,))
     last_message = logged[-1] if logged else final
     detail = f" ({last_message})" if last_message else ""
     return StageFailed(f"{subject} {death}{detail}. {where}", request, evidence)
