@@ -356,6 +356,28 @@ def test_user_without_a_name_is_told_why_there_is_no_server(tmp_path: Path) -> N
     tmp_path.chmod(0o777)
     text = as_user(EmbeddedPostgres(tmp_path / "pg", durable=False).start, 54321)
     assert text.startswith("EmbeddedPostgresError: This process runs as the user number 54321")
+    assert "user number 54321" in as_user(EmbeddedPostgres(tmp_path / "x").require_startable, 54321)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without a name")
+def test_user_without_a_name_stops_and_starts_the_cluster_that_is_there(tmp_path: Path) -> None:
+    """The directory of users is away: only the making of a cluster needs a name."""
+    for path in (tmp_path, *tmp_path.parents):
+        path.chmod(path.stat().st_mode | 0o755)
+    folder = tmp_path / "pg"
+    with EmbeddedPostgres(folder, durable=False):
+        pass
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 54321, 54321, follow_symlinks=False)
+
+    def start_and_stop() -> None:
+        server = EmbeddedPostgres(folder, durable=False).start()
+        assert server.is_running()
+        server.stop()
+        assert not server.is_running()
+        raise LookupError("done")
+
+    assert as_user(start_and_stop, 54321) == "LookupError: done"
 
 
 @pytest.mark.parametrize("named", [65534, 1, 1000])

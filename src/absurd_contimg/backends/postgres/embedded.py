@@ -34,6 +34,7 @@ from absurd_contimg.backends.postgres.server_programs import (
     ProgramFailed,
     refusal_of_machine,
     require_large_files,
+    require_named_user,
     run_program,
 )
 from absurd_contimg.backends.postgres.sessions import Session
@@ -159,6 +160,11 @@ class EmbeddedPostgres:
         """Raise `EmbeddedPostgresError` if another host or container runs the server."""
         self._process.require_not_elsewhere()
 
+    def require_startable(self) -> None:
+        """Raise `EmbeddedPostgresError` where a start is sure to be refused; makes nothing."""
+        if not self.exists():
+            require_named_user()
+
     def start(self) -> Self:
         """Make the cluster if there is none and start the server; no effect if it runs already.
 
@@ -246,6 +252,7 @@ class EmbeddedPostgres:
 
         In single-user mode, so that it is reachable by nobody before it has one.
         """
+        require_named_user()
         password = self._write_password()
         self._run(
             "postgres",
@@ -326,6 +333,7 @@ class EmbeddedPostgres:
                 f"{self._data} is there but holds no cluster (no PG_VERSION). Move it away, or "
                 "restore it."
             )
+        require_named_user()
         building = self._folder / "set-up"
         remove_tree(building, _SET_UP)  # what an interrupted set-up left
         take_folder(building, _SET_UP)

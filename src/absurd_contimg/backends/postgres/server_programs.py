@@ -155,14 +155,7 @@ def _unprivileged() -> Sequence[str]:
     A user namespace in which root has another name keeps root's access to its files and needs no
     system user.
     """
-    number = os.geteuid()
-    if number != 0:
-        if not _has_name(number):
-            raise EmbeddedPostgresError(
-                f"This process runs as the user number {number}, which has no name on this "
-                "machine, and Postgres makes no cluster for such a user. Add it to /etc/passwd, or "
-                "set ABSURD_DATABASE_URL to a server of your own."
-            )
+    if os.geteuid() != 0:
         return ()
     unshare = shutil.which("unshare")
     if unshare is None:
@@ -173,6 +166,20 @@ def _unprivileged() -> Sequence[str]:
         )
     named = next((each for each in _OTHER_USERS if _has_name(each)), _OTHER_USERS[0])
     return (unshare, "--user", f"--map-user={named}", f"--map-group={named}")
+
+
+def require_named_user() -> None:
+    """Refuse to make a cluster for a user whom Postgres does not find on this machine.
+
+    One that is there is started and stopped for such a user, too.
+    """
+    number = os.geteuid()
+    if number != 0 and not _has_name(number):
+        raise EmbeddedPostgresError(
+            f"This process runs as the user number {number}, which has no name on this "
+            "machine, and Postgres makes no cluster for such a user. Add it to /etc/passwd, or "
+            "set ABSURD_DATABASE_URL to a server of your own."
+        )
 
 
 _OTHER_USERS = (1000, 1, 65534)

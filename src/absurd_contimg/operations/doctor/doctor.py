@@ -281,6 +281,8 @@ def _database(settings: Settings) -> list[Finding]:
         server.check_folder()
         server.require_not_elsewhere()
         running = server.is_running()
+        if not running:
+            server.require_startable()
         waited_for = not running and server.is_used()
     except (BackendError, OSError) as error:
         problem, _, remedy = str(error).partition(". ")
