@@ -215,6 +215,22 @@ def test_a_server_of_another_host_is_not_started_twice(
         EmbeddedPostgres(server.folder, durable=False).start()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_server_whose_folder_was_given_away_runs_on_no_other_host(
+    server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number cannot be read for lack of a right, and it holds its lock."""
+    monkeypatch.setattr(server_process, "_LAST_PROCESS_SECONDS", 0.2)
+    for path in (server.folder, *server.folder.parents):
+        path.chmod(path.stat().st_mode | 0o755)
+    lock = server.folder / "server.lock"
+    os.chown(lock, NOBODY, NOBODY)
+    text = as_user(server.require_not_elsewhere)
+    os.chown(lock, 0, 0)
+    assert "postmaster.pid cannot be read. " in text
+    assert "data belongs to the user root, and this process runs as nobody. Run as root" in text
+
+
 async def test_a_killed_server_is_started_again_by_its_workers(server: EmbeddedPostgres) -> None:
     """Work goes on, and a worker that is to run until the queue is empty does."""
     url = server.create_database("work")

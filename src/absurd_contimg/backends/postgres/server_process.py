@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from absurd_contimg.backends.postgres.server_programs import EmbeddedPostgresError
+from absurd_contimg.file_owners import explain_refusal
 
 CHANGE_SECONDS = 60.0
 """How long a server may take to start or stop."""
@@ -106,6 +107,7 @@ class ServerProcess:
         while not try_lock(lock, kind):
             if kind == fcntl.LOCK_SH and self.lives():
                 return
+            self._require_readable()
             if time.monotonic() > give_up:
                 raise EmbeddedPostgresError(
                     f"The server of {self._data} runs on another host or in another "
@@ -114,6 +116,18 @@ class ServerProcess:
                     "all hosts reach."
                 )
             time.sleep(_POLL_SECONDS)
+
+    def _require_readable(self) -> None:
+        """Raise `EmbeddedPostgresError` where our process cannot be seen for lack of a right."""
+        try:
+            self._file.read_bytes()
+        except PermissionError as error:
+            raise EmbeddedPostgresError(
+                f"A server of {self._data} runs, and its {self._file.name} cannot be read. "
+                f"{explain_refusal(self._file)}"
+            ) from error
+        except OSError:
+            return  # there is none, or its disk is away
 
     def forget_stranger(self) -> None:
         """Remove the file of a killed server if it names another process, or is unreadable.
