@@ -21,6 +21,7 @@ from small_disk import make_read_only, mounted
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, server_process
+from absurd_contimg.backends.postgres.server_programs import EmbeddedPostgresError
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.disk_usage import DiskUsage, size_text
@@ -406,6 +407,32 @@ def test_a_private_server_that_does_not_run_while_services_need_it_is_a_finding(
     assert "contimg db init" in finding.remedy
     service.release()
     assert find(diagnose(site, []), "database").ok
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_a_private_server_that_cannot_start_is_a_finding_whose_mend_lets_it_start(
+    site: dict[str, Any],
+) -> None:
+    """After ``chmod -R 777`` and ``find -type d -empty -delete``; the start's own error says it."""
+    server = EmbeddedPostgres(load_settings(site, environment={}).embedded_folder, durable=False)
+    data = server.folder / "data"
+    server.start().stop("immediate")
+    assert find(diagnose(site, []), "database").ok
+    data.chmod(0o777)
+    for folder in server.folder.rglob("*"):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    for word in (f"chmod 700 {data}", "mkdir -p -m 700 pg_commit_ts"):
+        finding = find(diagnose(site, []), "database")
+        assert not finding.ok
+        assert word in finding.remedy
+        with pytest.raises(EmbeddedPostgresError, match=word):
+            server.start()
+        subprocess.run(["sh", "-c", finding.remedy.rpartition(": ")[2]], check=True)
+    assert find(diagnose(site, []), "database").ok
+    server.start().stop("immediate")
+    (data / "global").rename(data / "elsewhere")
+    assert "lacks global, which held data" in find(diagnose(site, []), "database").finding
 
 
 def test_root_without_user_namespaces_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

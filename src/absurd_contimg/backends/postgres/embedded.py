@@ -27,6 +27,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
+from absurd_contimg.backends.postgres.cluster_folder import refusal_of_cluster
 from absurd_contimg.backends.postgres.database_errors import unavailable
 from absurd_contimg.backends.postgres.server_process import CHANGE_SECONDS, ServerProcess, try_lock
 from absurd_contimg.backends.postgres.server_programs import (
@@ -164,6 +165,10 @@ class EmbeddedPostgres:
         """Raise `EmbeddedPostgresError` where a start is sure to be refused; makes nothing."""
         if not self.exists():
             require_named_user()
+            return
+        self._check_owner()
+        if refusal := refusal_of_cluster(self._data):
+            raise EmbeddedPostgresError(refusal)
 
     def start(self) -> Self:
         """Make the cluster if there is none and start the server; no effect if it runs already.
@@ -403,7 +408,8 @@ class EmbeddedPostgres:
                 raise EmbeddedPostgresError(
                     f"{program} of the embedded server in {self._folder} failed: {refusal}"
                 ) from error
+            damaged = f"Look at {self._log}; if the cluster is damaged, move {self._data} away."
             raise EmbeddedPostgresError(
-                f"{program} in {self._folder} ended with {error.code}: {error.output}\n{log}"
-                f"\nLook at {self._log}; if the cluster is damaged, move {self._data} away."
+                f"{program} in {self._folder} ended with {error.code}: {error.output}\n{log}\n"
+                f"{refusal_of_cluster(self._data) or damaged}"
             ) from error
