@@ -177,6 +177,17 @@ def test_what_to_do_about_a_problem_is_not_cut() -> None:
     assert "Run: contimg doctor." in shown
 
 
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_lines_of_a_log_are_lines(width: int) -> None:
+    """Of a server that cannot start; a summary of one line has spaces in their place."""
+    overview = healthy(problems=("pg_ctl ended with 1:\nFATAL:  no\x1b[2J folder\n\nMake it.",))
+    lines = rendered(Screen(overview), width, 60)
+    (first,) = [place for place, line in enumerate(lines) if "pg_ctl ended" in line]
+    assert "FATAL:  no\\x1b[2J folder" in lines[first + 1]
+    assert "Make it." in lines[first + 2]
+    assert "ended with 1: FATAL: no" in summary_line(overview)
+
+
 def test_a_stopped_worker_does_nothing() -> None:
     """It was shown as stopped, and as waiting for tasks."""
     stopped = replace(WORKER, state="stopped", activity="waits for tasks", running=())

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from absurd_contimg.execution.disk_usage import size_text
 from absurd_contimg.history.durations import duration_text
-from absurd_contimg.operations.console import one_line
+from absurd_contimg.operations.console import cut, one_line, printable_lines
 from absurd_contimg.operations.overview import (
     DiskOverview,
     Health,
@@ -263,8 +263,10 @@ def text(value: object, style: str = "") -> Text:
 
 
 def sentence(value: object) -> Text:
-    """A problem with its remedy, which comes last: it is not cut as a name is."""
-    return Text(one_line(value, _SENTENCE_LENGTH_MAX))
+    """A problem with its remedy, which comes last: it is not cut as a name is, and keeps its lines,
+    as those of a log."""
+    lines = cut(printable_lines(str(value)).strip(), _SENTENCE_LENGTH_MAX).split("\n")
+    return Text("\n".join(line.rstrip() for line in lines if line.strip()))
 
 
 def _dash() -> Text:

@@ -107,7 +107,11 @@ def summary_line(overview: SiteOverview) -> str:
     age = None if data is None else data.newest_file_seconds_ago
     newest = "" if age is None else f", newest file {duration_text(age)} ago"
     problems = all_problems(overview)
-    text = f"; {counted(len(problems), 'problem')}: {problems[0]}" if problems else ""
+    text = (
+        f"; {counted(len(problems), 'problem')}: {' '.join(problems[0].split())}"
+        if problems
+        else ""
+    )
     return message_line(f"{overview.at:%Y-%m-%dT%H:%M:%SZ} {metrics}{newest}{text}")
 
 
