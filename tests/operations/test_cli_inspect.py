@@ -229,6 +229,21 @@ def test_worker_without_its_lock_is_not_alive(tmp_path: Path) -> None:
     assert living_owners(tmp_path) == []
 
 
+def test_a_worker_that_started_before_its_host_was_renamed_is_alive_on_this_host(
+    contimg: Contimg, tmp_path: Path, database_url: str
+) -> None:
+    """It keeps its part of scratch; of a part without a lock of this machine nothing is said."""
+    on_queue(database_url, lambda backend: backend.create_queue(QUEUE))
+    scratch = tmp_path / "scratch"
+    (scratch / "other-0123ab" / ".owners").mkdir(parents=True)
+    (scratch / "other-0123ab" / ".owners" / "worker-2.lock").touch()
+    with ScratchOwner(scratch / "dsa-a-b75efa", "worker-1"):
+        text = " ".join(contimg("status").stdout.split())
+        assert "on this host: worker-1 (started as dsa-a-b75efa: the host was renamed)" in text
+        assert json.loads(contimg("status", "--json").stdout)["workers_here"] == ["worker-1"]
+    assert "alive on this host: none" in contimg("status").stdout
+
+
 def test_a_worker_that_hangs_is_not_simply_alive(
     contimg: Contimg, tmp_path: Path, database_url: str
 ) -> None:

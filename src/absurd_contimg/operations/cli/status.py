@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,6 +64,7 @@ def status(
 ) -> None:
     """Show the queue, the workers of this host, groups that wait for files, the newest tasks."""
     from absurd_contimg.ingest.batches import reprocessing_queue
+    from absurd_contimg.operations.overview import workers_of_earlier_names
     from absurd_contimg.operations.services import read_hindrances, worker_notes
     from absurd_contimg.operations.terminal import task_summary, tasks_table
 
@@ -94,9 +95,11 @@ def status(
     }
     paths = settings.pipeline.paths
     host, locked = host_name(), visible_owners(host_scratch(paths.scratch_dir))
+    if earlier := workers_of_earlier_names(paths.scratch_dir):
+        locked = sorted({*(locked or ()), *earlier})
     alive = _recorded_workers(host, queue.context) if locked is None else locked
     notes = [
-        {**note, "alive_here": _is_alive_here(note, host, alive)}
+        {**note, "alive_here": _is_alive_here(note, {host, *earlier.values()}, alive)}
         for note in worker_notes(paths.state_dir)
     ]
     hindrances = read_hindrances(settings)
@@ -122,7 +125,11 @@ def status(
     _show_queue(queue)
     _show_batches(queue.batches)
     _show_hindrances(hindrances)
-    names = [f"{name}{_silence(name, host, queue.context)}" for name in alive or ()]
+    names = [
+        f"{name}{_silence(name, earlier.get(name, host), queue.context)}"
+        + (f" (started as {earlier[name]}: the host was renamed)" if name in earlier else "")
+        for name in alive or ()
+    ]
     alive_text = "not known" if alive is None else ", ".join(map(cell, names)) or "none"
     unseen = alive is None or (names and locked is None)
     if unseen and names:
@@ -151,10 +158,10 @@ def _recorded_workers(host: str, context: WaitContext) -> list[str] | None:
 
 
 def _is_alive_here(
-    note: Mapping[str, object], host: str, alive: Sequence[str] | None
+    note: Mapping[str, object], hosts: Collection[str], alive: Sequence[str] | None
 ) -> bool | None:
     """Whether the worker of a note lives on this host; None if that is not known."""
-    if note.get("host", host) != host:
+    if "host" in note and note["host"] not in hosts:
         return False
     return None if alive is None else note["worker"] in alive
 

@@ -1,5 +1,6 @@
 """What is known of a site at one moment, for everything that shows or judges it."""
 
+from absurd_contimg.operations.overview.local_processes import workers_of_earlier_names
 from absurd_contimg.operations.overview.read import (
     RECENT_SECONDS,
     read_context,
@@ -48,4 +49,5 @@ __all__ = [
     "read_shortage_problem",
     "read_site",
     "read_site_and_context",
+    "workers_of_earlier_names",
 ]
