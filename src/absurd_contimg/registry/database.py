@@ -42,7 +42,12 @@ from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.manifest import relocated
 from absurd_contimg.registry.column_values import column_json
-from absurd_contimg.registry.lost_registry import is_there, require_not_lost
+from absurd_contimg.registry.lost_registry import (
+    POSTGRES_SCHEMA,
+    has_tables,
+    is_there,
+    require_not_lost,
+)
 from absurd_contimg.registry.models import LAST_SCHEMA_VERSION, SchemaVersion
 from absurd_contimg.registry.stored_types import unreadable_row
 from absurd_contimg.registry.trouble import REBUILD, trouble_of_file, trouble_of_server
@@ -58,9 +63,6 @@ that a worker can stop; waiting work comes again."""
 _PARAMETERS_MAX = 500
 """Some builds of SQLite take no more than 999 in a statement."""
 
-_POSTGRES_SCHEMA = "contimg"
-_ASIDE = "contimg_before_restoration"
-"""What a restoration renames it to, until it is done."""
 _POSTGRES_LOCK = 0x636F6E74
 """Key of the advisory lock that serialises writers ("cont")."""
 
@@ -124,8 +126,8 @@ class Database:
     ) -> None:
         """Paths below `output_dir` are kept relative to it, so that it may move.
 
-        Tables are made if missing. Without `may_be_new`, a file that the site of `output_dir` has
-        had, and that is gone, raises `RegistryDamagedError`.
+        Tables are made if missing. Without `may_be_new`, a registry that the site of `output_dir`
+        has had, and that is gone, raises `RegistryDamagedError`.
         """
         self._engine = _engine(url)
         self.output_dir = None if output_dir is None else str(output_dir)
@@ -133,7 +135,7 @@ class Database:
             require_not_lost(Path(self._place), output_dir)
         try:
             with self._naming_trouble():
-                self._install()
+                self._install(None if may_be_new else output_dir)
         except (OSError, sqlite3.Error) as error:
             raise self._named(error) from None  # the errno of a cause would count before it
 
@@ -221,22 +223,24 @@ class Database:
         if not self._is_postgres:
             return trouble_of_file(self._place, error)
         url = self._engine.url.set(drivername="postgresql")
-        return trouble_of_server(
+        trouble = trouble_of_server(
             self._place,
             url.render_as_string(hide_password=False),
-            _POSTGRES_SCHEMA,
+            POSTGRES_SCHEMA,
             cast("psycopg.Error", error),
         )
+        if self.output_dir is not None and isinstance(trouble, RegistryDamagedError):
+            try:
+                _has_tables(self._engine, Path(self.output_dir))
+            except AwayError as reason:  # all tables are gone, or a restoration has them aside
+                return reason
+            except DBAPIError:
+                pass
+        return trouble
 
     @property
     def _place(self) -> str:
-        """The file, or the server and database."""
-        url = self._engine.url
-        return (
-            f"{url.host or 'local server'}/{url.database}"
-            if self._is_postgres
-            else str(url.database)
-        )
+        return _place(self._engine)
 
     def close(self) -> None:
         """Close what is open."""
@@ -252,12 +256,12 @@ class Database:
             return False  # to look would make the file
         options = self._engine.execution_options(**{_READ_ONLY: True})
         with options.connect() as connection:
-            schema = _POSTGRES_SCHEMA if self._is_postgres else None
+            schema = POSTGRES_SCHEMA if self._is_postgres else None
             if not inspect(connection).has_table(_ALEMBIC_TABLE.name, schema=schema):
                 return False
             return connection.scalar(select(_ALEMBIC_TABLE)) == HEAD
 
-    def _install(self) -> None:
+    def _install(self, output_dir: Path | None) -> None:
         path = Path(self._engine.url.database or "")
         if not self._is_postgres and path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
@@ -266,10 +270,11 @@ class Database:
         if self._is_postgres:
             with self._engine.begin() as connection:
                 connection.execute(text(f"select pg_advisory_xact_lock({_POSTGRES_LOCK})"))
-                _require_not_aside(connection, self._place)
-                connection.execute(text(f"create schema if not exists {_POSTGRES_SCHEMA}"))
+                # Asked under the lock, so that nothing is made beside a restoration or a loss.
+                has_tables(connection, self._place, output_dir)
+                connection.execute(text(f"create schema if not exists {POSTGRES_SCHEMA}"))
                 # Alembic's own statements know no translation of schemas.
-                connection.execute(text(f"set local search_path to {_POSTGRES_SCHEMA}"))
+                connection.execute(text(f"set local search_path to {POSTGRES_SCHEMA}"))
                 self._bring_up_to_date(connection)
         else:
             make_private(path.absolute().parent)
@@ -341,31 +346,33 @@ def _make_private_file(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
-def _require_not_aside(connection: Connection, place: str) -> None:
-    """Raise `RegistryAwayError` while a restoration has the tables aside.
-
-    New ones would be in the way of those of the backup, and count as what was there before.
-    """
-    is_aside = text(f"select pg_catalog.to_regnamespace('{_ASIDE}') is not null")
-    if connection.scalar(is_aside) and not inspect(connection).get_table_names(_POSTGRES_SCHEMA):
-        raise RegistryAwayError(
-            place,
-            "The restoration of a backup is under way or was interrupted: the registry from before "
-            f"it is in the schema {_ASIDE}.",
-            "Wait for its end; of one that was interrupted, repeat it: "
-            "contimg restore FOLDER --force",
-        )
-
-
 def exists(url: str, *, output_dir: Path | None = None) -> bool:
-    """Whether a registry may be there: a file can be looked for. Raises as `Database` does."""
-    parsed = _engine(url).url
-    if not parsed.drivername.startswith("sqlite"):
-        return True
-    path = Path(parsed.database or "")
+    """Whether a registry may be there, which makes none; raises `AwayError` where it is gone.
+
+    True while its server is away: to open it says why.
+    """
+    engine = _engine(url)
+    if engine.dialect.name == "postgresql":
+        try:
+            return _has_tables(engine, output_dir)
+        except DBAPIError:
+            return True
+    path = Path(_place(engine))
     if output_dir is not None:
         require_not_lost(path, output_dir)
     return is_there(path)
+
+
+def _has_tables(engine: Engine, output_dir: Path | None) -> bool:
+    with engine.connect() as connection:
+        return has_tables(connection, _place(engine), output_dir)
+
+
+def _place(engine: Engine) -> str:
+    """The file, or the server and database."""
+    url = engine.url
+    is_file = engine.dialect.name != "postgresql"
+    return str(url.database) if is_file else f"{url.host or 'local server'}/{url.database}"
 
 
 def _engine(url: str | Path) -> Engine:
@@ -398,7 +405,7 @@ def _engine(url: str | Path) -> Engine:
         _begin_immediately(engine)
         return engine
     _open_our_sessions(engine)
-    return engine.execution_options(schema_translate_map={None: _POSTGRES_SCHEMA})
+    return engine.execution_options(schema_translate_map={None: POSTGRES_SCHEMA})
 
 
 def _begin_immediately(engine: Engine) -> None:

@@ -80,9 +80,9 @@ def _lock(session: Session, statement: LiteralString) -> None:
 
 def require_stopped(registry_url: str, now: datetime) -> None:
     """Raise `SettingError` if a service of this site runs; a damaged registry names none."""
-    if not exists(registry_url):
-        return
     try:
+        if not exists(registry_url):
+            return
         with closing(Database(registry_url)) as database:
             services = list_services(database)
     except UserError:

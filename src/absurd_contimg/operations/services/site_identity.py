@@ -296,9 +296,9 @@ def _is_copy(folder: Path, record: QueueSite) -> bool:
 
 def _is_same_registry(url: str, place: _Place, record: QueueSite) -> bool:
     is_same_place = place.registry == record.registry
-    if not exists(url):
-        return is_same_place  # it was lost
     try:
+        if not exists(url):
+            return is_same_place  # it was lost
         with closing(Database(url)) as database:
             site = site_of_queue(database, record.queue_name)
     except AwayError:
@@ -312,6 +312,8 @@ def _is_same_registry(url: str, place: _Place, record: QueueSite) -> bool:
 
 def _require_used_folder(url: str, place: _Place, record: QueueSite) -> None:
     """Raise `SettingError` if the folder of the site's registry is empty, as a mount point is."""
+    if not url.startswith(_SQLITE):
+        return
     folder = Path(url.removeprefix(_SQLITE)).parent
     if exists(url) or place.registry != record.registry or any(folder.glob("*")):
         return
