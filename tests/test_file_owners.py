@@ -27,20 +27,20 @@ def give(user: int, *paths: Path) -> None:
 
 def state_given_away(state: Path) -> str:
     """The known slip: ``chown -R`` of the state folder to another user."""
-    give(NOBODY, state.parent, state.parent / SITE_NAME)
+    give(NOBODY, state.parent)
     give(DAEMON, state, state / "registry.sqlite3")
     return f"{state} belongs to the user daemon, .* Run as daemon, or: sudo chown -R nobody {state}"
 
 
 def file_of_root(state: Path) -> str:
-    give(NOBODY, state.parent, state.parent / SITE_NAME, state)
+    give(NOBODY, state.parent, state)
     file = state / "registry.sqlite3"
     return f"{file} belongs to the user root, .* Run as root, or: sudo chown -R nobody {file}"
 
 
 def site_of_another_user(state: Path) -> str:
     """To follow the advice took the site's files from its services."""
-    give(DAEMON, state.parent, state.parent / SITE_NAME, state, state / "registry.sqlite3")
+    give(DAEMON, state.parent, state, state / "registry.sqlite3")
     return f"{state} belongs to the user daemon, and this process runs as nobody. Run as daemon."
 
 
@@ -57,11 +57,12 @@ def private_site_in_own_folder(state: Path) -> str:
 
 
 def mode_without_rights(state: Path) -> str:
-    give(NOBODY, state.parent, state.parent / SITE_NAME, state, state / "registry.sqlite3")
+    give(NOBODY, state.parent, state, state / "registry.sqlite3")
     state.chmod(0)
     return rf"{state} .* its mode forbids it. Run: chmod u\+rwX {state}"
 
 
+@pytest.mark.parametrize("mark", [SITE_NAME, f"products/{SITE_NAME}"])
 @pytest.mark.parametrize(
     "case",
     [
@@ -70,12 +71,13 @@ def mode_without_rights(state: Path) -> str:
     ],
 )
 def test_files_are_given_away_only_in_a_folder_of_this_user(
-    tmp_path: Path, case: Callable[[Path], str]
+    tmp_path: Path, case: Callable[[Path], str], mark: str
 ) -> None:
     state = tmp_path / "own" / "site" / "state"
     state.mkdir(0o700, parents=True)
+    (state.parent / "products").mkdir()
     registry = state / "registry.sqlite3"
-    for path in (state.parent / SITE_NAME, registry):
+    for path in (state.parent / mark, registry):
         path.touch(0o600)
     open_for_others(tmp_path)
     words = case(state)

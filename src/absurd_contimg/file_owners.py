@@ -98,10 +98,10 @@ def _left_in_own_folder(place: Path, owner: int, user: int) -> Path | None:
     """
     while place.parent != place:
         above = place.parent.lstat().st_uid
-        if os.path.lexists(place / SITE_NAME):
+        if place.is_dir() and _holds_site(place):
             return None
         is_hidden = place.is_dir() and not os.access(place, os.X_OK)
-        if is_hidden and owner != 0 and not _is_in_site(place):
+        if is_hidden and owner != 0 and not _is_in_own_site(place, user):
             return None
         if above == user:
             return place
@@ -111,5 +111,10 @@ def _left_in_own_folder(place: Path, owner: int, user: int) -> Path | None:
     return None
 
 
-def _is_in_site(place: Path) -> bool:
-    return any(os.path.lexists(each / SITE_NAME) for each in place.parents)
+def _is_in_own_site(place: Path, user: int) -> bool:
+    return any(each.lstat().st_uid == user and _holds_site(each) for each in place.parents)
+
+
+def _holds_site(folder: Path) -> bool:
+    """Whether it is the output folder of a site, or the folder that this lies in."""
+    return os.path.lexists(folder / SITE_NAME) or any(folder.glob(f"*/{SITE_NAME}"))
