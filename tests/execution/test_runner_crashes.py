@@ -119,10 +119,10 @@ def check_after_crash(root: Path) -> None:
 
 
 def test_killed_before_each_effect(tmp_path: Path, baseline: tuple[State, int]) -> None:
-    """After each the next run ends like the baseline. `make test` takes every fourth effect."""
+    """After each the next run ends like the baseline. `make test` takes every sixth effect."""
     expected, effects = baseline
     assert effects > 40
-    for number in range(0, effects, 1 if is_search() else 4):
+    for number in range(0, effects, 1 if is_search() else 6):
         root = prepare(tmp_path / str(number))
         status, _ = fork(root, lambda root=root: work(root, InOneProcess()), number)
         assert os.WTERMSIG(status) == signal.SIGKILL

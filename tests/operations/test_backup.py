@@ -264,7 +264,12 @@ async def test_queues_of_others_in_the_database_are_not_set_back(
 
 def test_a_restoration_asks_for_all_queues(database_url: str, tmp_path: Path) -> None:
     clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
-    options = ["--input-dir", str(tmp_path), "--output-dir", str(tmp_path / "products")]
+    options = [
+        "--input-dir",
+        str(tmp_path / "incoming"),
+        "--output-dir",
+        str(tmp_path / "products"),
+    ]
     options += ["--database-url", database_url]
 
     def run(*words: str) -> Any:
@@ -309,7 +314,12 @@ def test_every_command_of_the_page_works(
     """docs/maintenance.md, from top to bottom."""
     monkeypatch.chdir(tmp_path)
     clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
-    options = ["--input-dir", str(tmp_path), "--output-dir", str(tmp_path / "products")]
+    options = [
+        "--input-dir",
+        str(tmp_path / "incoming"),
+        "--output-dir",
+        str(tmp_path / "products"),
+    ]
     options += ["--database-url", database_url]
     registry = Registry(tmp_path / "products" / "state" / "registry.sqlite3")
     for folder, manifest in commit_all(tmp_path / "products"):
