@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -24,6 +27,7 @@ from absurd_contimg.operations.night.expectations import (
     task_findings,
 )
 from absurd_contimg.operations.night.night import keep_full
+from absurd_contimg.operations.night.processes import Processes
 from absurd_contimg.owned_folders import ForeignFolderError
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.registry import Registry
@@ -168,3 +172,29 @@ def test_the_disk_is_kept_full_though_others_free_space(
         monkeypatch.setattr(type(LOCAL), "free_bytes", lambda *_, number=number: number)
         keep_full(filler, 30)
     assert filler.stat().st_size == sum(max(0, number - 30) for number in free)
+
+
+def test_processes_of_a_killed_night_are_stopped(tmp_path: Path) -> None:
+    """The telescope of one went on for a whole night, and the daemon without an end."""
+
+    async def start() -> None:
+        processes = Processes(tmp_path, ())
+        await processes.start("telescope", "-c", "import time; time.sleep(60)")
+        (tmp_path / "pid").write_text(str(processes.running["telescope"].pid))
+
+    night = os.fork()
+    if night == 0:
+        asyncio.run(start())
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(night, 0)
+    pid, give_up = (tmp_path / "pid").read_text(), time.monotonic() + 10
+    while _runs(pid):
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def _runs(pid: str) -> bool:
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

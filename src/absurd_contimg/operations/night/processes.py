@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,8 @@ from absurd_contimg.execution.logs import tail
 
 _STOP_SECONDS = 30.0
 _VARIABLES = ("ABSURD_", "PIPELINE_", "CONTIMG_")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_prctl = ctypes.CDLL(None).prctl
 
 
 class ProcessEndedError(UserError):
@@ -22,7 +26,10 @@ class ProcessEndedError(UserError):
 
 @dataclass(slots=True)
 class Processes:
-    """Child processes by name; each logs into a file of its name."""
+    """Child processes by name; each logs into a file of its name.
+
+    They are stopped with this process, also when it is killed: a telescope would go on for hours.
+    """
 
     log_folder: Path
     options: Sequence[str]
@@ -45,6 +52,7 @@ class Processes:
                 stderr=output,
                 stdin=asyncio.subprocess.DEVNULL,
                 env=self._variables(),
+                preexec_fn=_stop_with_parent,
             )
 
     async def run_command(self, *command: str) -> tuple[int, str]:
@@ -96,3 +104,8 @@ class Processes:
             except TimeoutError:
                 process.kill()
                 await process.wait()
+
+
+def _stop_with_parent() -> None:
+    """In a child, before its program begins."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
