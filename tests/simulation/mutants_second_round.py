@@ -59,7 +59,7 @@ def the_guard_is_not_asked(patch: Patch) -> None:
 
 
 def orphans_wait_for_their_lease(patch: Patch) -> None:
-    async def recover(self: Any, _stop: Any) -> None:
+    async def recover(self: Any, _stop: Any, _until_idle: bool = False) -> None:
         return None
 
     patch.setattr(Worker, "_recover_orphans", recover)

@@ -85,14 +85,14 @@ async def _no_poison(self: Any, step: str) -> int:
     return await _begin(self, step)
 
 
-async def _everybodys_orphans(self: Any, _stop: Any) -> None:
+async def _everybodys_orphans(self: Any, _stop: Any, _until_idle: bool = False) -> None:
     settings = self.settings
     for orphan in await self.backend.list_runs(settings.queue_name, states=["running"]):
         now = await self.backend.current_time()
         await self.backend.schedule_run(settings.queue_name, orphan.run_id, now)
 
 
-async def _orphans_are_failed(self: Any, _stop: Any) -> None:
+async def _orphans_are_failed(self: Any, _stop: Any, _until_idle: bool = False) -> None:
     settings = self.settings
     for orphan in await self.backend.list_runs(
         settings.queue_name, states=["running"], claimed_by=settings.worker_id

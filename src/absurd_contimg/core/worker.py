@@ -187,7 +187,7 @@ class Worker:
             with suppress(BackendError):  # then the next start takes this one for a death
                 await self._bounded(self._note_losses)
 
-    async def _recover_orphans(self, stop: asyncio.Task[bool], until_idle: bool) -> None:
+    async def _recover_orphans(self, stop: asyncio.Task[bool], until_idle: bool = False) -> None:
         """Release the runs that a dead process of our id has left, when the database answers."""
         while not self._stopping.is_set():
             try:

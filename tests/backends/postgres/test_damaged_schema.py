@@ -30,7 +30,7 @@ async def test_procedures_that_are_missing_are_put_back(database_url: str) -> No
         task = await backend.spawn_task("q", "task", {})
         dropped = ("cancel_task", "create_queue(text)", "claim_task")
         execute(database_url, *(f"drop function absurd.{name}" for name in dropped))
-        with pytest.raises(SchemaMissing, match=r"not whole .*cancel_task.*Run: contimg db init"):
+        with pytest.raises(SchemaMissing, match=r"not whole .*cancel_task.*run: contimg db init"):
             await backend.cancel_task("q", task.task_id)
         with pytest.raises(SchemaMissing, match=r"missing .*: cancel_task, claim_task, create_q"):
             check_schema(database_url)
