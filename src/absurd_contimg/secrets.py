@@ -66,8 +66,9 @@ _HIDDEN_KEYS = frozenset({
 })  # fmt: skip
 _NO_SECRETS = _PLAIN_KEYS | _HIDDEN_KEYS | {
     "postgres", "postgresql", "psycopg", "sqlite", "localhost", "127.0.0.1", "absurd",
+    "services", "workflows", "triggers",
 }  # fmt: skip
-"""Not learned as parts of what cannot be parsed: they are in many texts."""
+"""Not learned as parts of what cannot be parsed, or of Slack's webhooks: they are in many texts."""
 
 
 def _encoded(word: str) -> str:
@@ -152,7 +153,7 @@ def remember_secret(secret: str) -> None:
     account, _, place = rest.rpartition("@")
     path = re.split(r"[/?#]", place, maxsplit=1)[1:] if separator else []
     parts = re.split(r"[/?&=#;:]", "/".join((account, *path)))
-    _learn(secret, *(part for part in parts if len(part) >= _LENGTH_OF_NO_WORD))
+    _learn(secret, *(p for p in parts if len(p) >= _LENGTH_OF_NO_WORD and p not in _NO_SECRETS))
 
 
 def remember_environment(environment: Mapping[str, str]) -> None:

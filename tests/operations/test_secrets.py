@@ -152,6 +152,14 @@ def test_each_form_is_masked(name: str) -> None:
     assert PASSWORD not in secrets.without_password(URLS[name])
 
 
+def test_the_fixed_words_of_a_webhook_are_no_secrets() -> None:
+    """``services`` was masked in every message of a site that sends its alerts to Slack."""
+    token = "Xb7Q2mN9pL4rT8vK1cZ5"
+    secrets.remember_secret(f"https://hooks.slack.com/services/T0000/B0000/{token}")
+    masked = secrets.mask(f"the user of the services sent {token}")
+    assert masked == "the user of the services sent ***"
+
+
 @pytest.mark.parametrize(
     "url",
     [
