@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from prepared_site import prepare_site
 from psycopg import sql
 from typer.testing import CliRunner
 
@@ -72,20 +72,10 @@ LOSSES = pytest.mark.parametrize("lose", [Site.drop_schema, Site.make_new_databa
 @pytest.fixture
 def site(tmp_path: Path, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site with its registry in Postgres, made by its first worker."""
-    for name in list(os.environ):
-        if name.startswith(("ABSURD_", "PIPELINE_", "CONTIMG_")):
-            monkeypatch.delenv(name)
-    for name in ("input", "output", "scratch", "state"):
-        monkeypatch.setenv(f"PIPELINE_{name.upper()}_DIR", str(tmp_path / name))
-    for name in ("input", "output"):
-        (tmp_path / name).mkdir()
-    catalogue = tmp_path / "input" / "catalog.csv"
-    catalogue.write_text("name,ra_deg,dec_deg,flux_jy,spectral_index,calibrator\na,1,2,3,0,1\n")
-    (tmp_path / "input" / "2026-01-01T00:00:00_sb00.hdf5").touch()
+    prepare_site(tmp_path, monkeypatch)
     made = Site(new_database(), new_database(), tmp_path / "output")
     monkeypatch.setenv("ABSURD_DATABASE_URL", made.database_url)
     monkeypatch.setenv("PIPELINE_PRODUCTS_DB", made.registry_url)
-    monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setattr(doctor, "stage_software", lambda _folders: [])
     assert contimg("groups").exit_code == 1  # a site that never had one
     assert contimg("db", "init").exit_code == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prepared_site import prepare_site
 from program_commands import COMMANDS
 from typer.testing import CliRunner
 
@@ -37,18 +37,8 @@ NEEDS_IT = [
 @pytest.fixture
 def folder(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A site with its registry in SQLite."""
-    for name in list(os.environ):
-        if name.startswith(("ABSURD_", "PIPELINE_", "CONTIMG_")):
-            monkeypatch.delenv(name)
-    for name in ("input", "output", "scratch", "state"):
-        monkeypatch.setenv(f"PIPELINE_{name.upper()}_DIR", str(tmp_path / name))
-    for name in ("input", "output"):
-        (tmp_path / name).mkdir()
+    prepare_site(tmp_path, monkeypatch)
     monkeypatch.setenv("ABSURD_DATABASE_URL", database_url)
-    monkeypatch.setenv("COLUMNS", "400")
-    catalogue = tmp_path / "input" / "catalog.csv"
-    catalogue.write_text("name,ra_deg,dec_deg,flux_jy,spectral_index,calibrator\na,1,2,3,0,1\n")
-    (tmp_path / "input" / "2026-01-01T00:00:00_sb00.hdf5").touch()
     assert contimg("quarantine", "list").exit_code == 1  # a site that never had one
     assert contimg("db", "init").exit_code == 0
     assert contimg("worker", "--until-idle").exit_code == 0

@@ -37,4 +37,6 @@ def as_user(action: Callable[[], object], number: int = NOBODY) -> str:
 def open_for_others(folder: Path) -> None:
     """Let other users enter a folder of pytest, which is for its user alone."""
     for path in (folder, *folder.parents):
-        path.chmod(path.stat().st_mode | 0o755)
+        mode = path.stat().st_mode
+        if mode & 0o755 != 0o755:
+            path.chmod(mode | 0o755)
