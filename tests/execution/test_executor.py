@@ -16,6 +16,7 @@ from small_disk import mounted
 from stage_executors import isolated
 from toy_stages import TOYS_FOLDER, request_for
 
+from absurd_contimg.core.errors import LeaseLost
 from absurd_contimg.core.failures import Classifier, FailureKind
 from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.execution.executor import (
@@ -358,3 +359,18 @@ def test_lack_of_memory_in_a_library_is_a_shortage(
     monkeypatch.setattr("stage_executors.servers", [])  # that is, an interpreter for each stage
     verdict = Classifier(STAGE_RULES).classify(failure_of(request_for(tmp_path)).evidence)
     assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, rule)
+
+
+async def test_stage_that_the_watchdog_has_killed_is_lost_though_its_lease_was_extended_since(
+    tmp_path: Path,
+) -> None:
+    """A paused worker goes on and its heartbeat comes first: that was no death of the stage."""
+    request, lease = request_for(tmp_path, "hang"), [time.monotonic() + 2.0]
+    request = replace(request, may_live_until=lambda: lease[0])
+    stage = asyncio.create_task(isolated().execute(request))
+    (pid, *_) = await pids_of(request.casa_log)
+    while lives(pid):
+        time.sleep(0.05)  # noqa: ASYNC251 - the worker stands still
+    lease[0] = time.monotonic() + 60.0
+    with pytest.raises(LeaseLost):
+        await stage

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from absurd_contimg.core.errors import LeaseLost
 from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
@@ -156,6 +156,17 @@ def no_environment(_scratch: Path, _casa_log: Path) -> Mapping[str, str]:
     return {}
 
 
+class _Ended(NamedTuple):
+    """How a stage process has ended."""
+
+    code: int
+    """The exit code; negative: the signal."""
+    in_time: bool
+    """Before its deadline."""
+    by_watchdog: bool
+    """Killed when the lease ran out of which the watchdog knew."""
+
+
 @dataclass(frozen=True, slots=True)
 class IsolatedStageExecutor:
     """Runs stages in processes on this machine (Linux)."""
@@ -178,10 +189,9 @@ class IsolatedStageExecutor:
         clock = asyncio.get_running_loop().time
         started = clock()
         ended = await self._run_process(request, environment)
-        lease = request.may_live_until
-        if ended[0] == -signal.SIGKILL and lease is not None and lease() <= time.monotonic():
+        if ended.by_watchdog:
             raise LeaseLost(f"stage {request.stage_name!r} was ended when its lease ran out")
-        return await uninterrupted(self._conclude, request, scratch, *ended, clock() - started)
+        return await uninterrupted(self._conclude, request, scratch, ended, clock() - started)
 
     def _prepare(self, request: StageRequest) -> dict[str, str]:
         """Write the request and make the folders; returns the environment of the process."""
@@ -214,16 +224,13 @@ class IsolatedStageExecutor:
             **self.environment(request.scratch, request.casa_log),
         }
 
-    async def _run_process(
-        self, request: StageRequest, environment: Mapping[str, str]
-    ) -> tuple[int, bool]:
-        """The exit code (negative: the signal) and whether it ended before its deadline."""
+    async def _run_process(self, request: StageRequest, environment: Mapping[str, str]) -> _Ended:
         read_end, write_end = os.pipe()
         log = OutputLog(request.output_log, self.log_bytes_max)
         try:
             process = await self._start(request, environment, read_end, log.write_end)
             try:
-                in_time = await self._wait(process, request, write_end)
+                in_time, lease_over = await self._wait(process, request, write_end)
             finally:
                 await completed(end_stage(process, os.fsencode(f"{MARK}={request.scratch}")))
                 _WATCHDOG.forget(process.pid)
@@ -233,7 +240,8 @@ class IsolatedStageExecutor:
             os.close(read_end)
             await uninterrupted(log.close)
         assert process.returncode is not None
-        return process.returncode, in_time
+        code = process.returncode
+        return _Ended(code, in_time, by_watchdog=lease_over and code == -signal.SIGKILL)
 
     async def _start(
         self, request: StageRequest, environment: Mapping[str, str], pipe: int, output: int
@@ -265,16 +273,20 @@ class IsolatedStageExecutor:
             evidence = Evidence((ExceptionEvidence.of(ImportError(text)),))
             raise StageFailed(text, request, evidence) from None
 
-    async def _wait(self, process: StageProcess, request: StageRequest, parent_pipe: int) -> bool:
-        """Whether the process ended by itself in time; keeps its output within bounds.
+    async def _wait(
+        self, process: StageProcess, request: StageRequest, parent_pipe: int
+    ) -> tuple[bool, bool]:
+        """Whether the process ended by itself in time, and whether its watchdog's time is over.
 
-        It begins when the watchdog knows until when it may live: not if that time is over.
+        It begins when the watchdog knows until when it may live: not if that time is over. Keeps
+        its output within bounds. A worker that was stopped may extend its lease when it goes on,
+        but the stage has been killed by then: it is over where the time that was told is.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + request.deadline_seconds
         trimmed_at = clock()
-        lease, begun = request.may_live_until, False
-        while (left := deadline - clock()) > 0:
+        lease, begun, until = request.may_live_until, False, math.inf
+        while (left := deadline - clock()) > 0 and until > time.monotonic():
             until = math.inf if lease is None else lease()
             if lease is not None:
                 _WATCHDOG.watch(process.pid, until)
@@ -283,18 +295,18 @@ class IsolatedStageExecutor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, _LEASE_SECONDS if lease else _TRIM_SECONDS)):
                     await process.wait()
-                return True
+                return True, until <= time.monotonic()
             if clock() - trimmed_at >= _TRIM_SECONDS:
                 await asyncio.to_thread(trim_log, request.casa_log, self.log_bytes_max)
                 trimmed_at = clock()
-        return False
+        lease_over = until <= time.monotonic()
+        return lease_over, lease_over
 
     def _conclude(
         self,
         request: StageRequest,
         scratch: FolderIdentity,
-        exit_code: int,
-        in_time: bool,
+        ended: _Ended,
         seconds: float,
     ) -> StageReport:
         """Read the result, or raise what logs and exit code say of the failure."""
@@ -306,7 +318,7 @@ class IsolatedStageExecutor:
         if result is None or not result["succeeded"]:
             if (change := scratch.change()) is not None:
                 raise _in_replaced_folder(request, *change)
-            raise _failure(request, exit_code, in_time, result)
+            raise _failure(request, ended.code, ended.in_time, result)
         committed = result["committed"]
         has_own = committed is not None and not result["adopted"]
         return StageReport(
