@@ -6,10 +6,11 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -19,7 +20,7 @@ from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.records import History, Json, SpawnOptions
+from absurd_contimg.core.records import LIVE_STATES, History, Json, SpawnOptions
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.errors import SettingError
@@ -256,25 +257,57 @@ async def test_parameters_of_any_kind_are_audited() -> None:
     assert find_violations(STREAM_INVARIANTS, observed) == []
 
 
+async def fail_once(backend: Backend, params: Json) -> UUID:
+    """A failed task with one step that has a result."""
+    spawned = await backend.spawn_task(QUEUE, "pipeline", params, SpawnOptions(max_attempts=1))
+    (run,) = await backend.claim_task(QUEUE, "w", 60)
+    await backend.set_task_checkpoint_state(QUEUE, run.task_id, "image", "made", run.run_id)
+    await backend.fail_run(QUEUE, run.run_id, {"name": "OSError"})
+    return spawned.task_id
+
+
+async def test_of_actions_at_one_moment_one_makes_a_group_live(
+    tmp_path: Path, database_url: str
+) -> None:
+    """Forks of several processes, beside retries: each saw no other one, and two tasks ran."""
+    settings = load_settings({"output_dir": tmp_path / "out", "state_dir": tmp_path / "state"})
+    params: Json = {"group_id": GROUP, "input_files": ["a"]}
+    async with AsyncExitStack() as stack:
+        tables = stack.enter_context(closing(SiteTables(settings)))
+        backends = [
+            await stack.enter_async_context(PostgresBackend(database_url)) for _ in range(6)
+        ]
+        await backends[0].create_queue(QUEUE)
+        task_id = await fail_once(backends[0], params)
+        actions = [Actions(each, tables, "operator", "command line") for each in backends]
+        outcomes = await asyncio.gather(
+            *(each.fork(QUEUE, task_id, "image") for each in actions[:3]),
+            *(each.retry_all_failed(QUEUE) for each in actions[3:5]),
+            actions[5].retry(QUEUE, task_id),
+            return_exceptions=True,
+        )
+        live = await backends[0].list_tasks(QUEUE, states=sorted(LIVE_STATES))
+    assert len(live) == 1, outcomes
+    errors = [each for each in outcomes if isinstance(each, BaseException)]
+    assert len(errors) >= 3
+    for error in errors:
+        assert isinstance(error, SettingError)
+        assert str(live[0].task_id) in str(error)
+
+
 async def test_one_task_at_a_time_processes_a_group_also_after_a_fork(tmp_path: Path) -> None:
     """The audit called each fork a second task; a parent was retried beside its fork."""
     settings = load_settings({"output_dir": tmp_path / "out", "state_dir": tmp_path / "state"})
     params: Json = {"group_id": GROUP, "input_files": ["a"]}
     backend = MemoryBackend(MemoryDatabase())
     await backend.create_queue(QUEUE)
-    spawned = await backend.spawn_task(QUEUE, "pipeline", params, SpawnOptions(max_attempts=1))
-    (run,) = await backend.claim_task(QUEUE, "w", 60)
-    await backend.set_task_checkpoint_state(QUEUE, run.task_id, "image", "made", run.run_id)
-    await backend.fail_run(QUEUE, run.run_id, {"name": "OSError"})
+    task_id = await fail_once(backend, params)
     with closing(SiteTables(settings)) as tables:
         actions = Actions(backend, tables, "operator", "command line")
-        fork = await actions.fork(QUEUE, spawned.task_id, "image")
-        for again in (
-            actions.retry(QUEUE, spawned.task_id),
-            actions.fork(QUEUE, spawned.task_id, "image"),
-        ):
+        fork = await actions.fork(QUEUE, task_id, "image")
+        for again in (actions.retry(QUEUE, task_id), actions.fork(QUEUE, task_id, "image")):
             with pytest.raises(SettingError, match=f"{fork.task_id} is pending: two tasks would"):
                 await again
-    tasks = [await backend.history(QUEUE, each.task_id) for each in (spawned, fork)]
+    tasks = [await backend.history(QUEUE, each) for each in (task_id, fork.task_id)]
     observed = StreamObservation(histories=[each for each in tasks if each])
     assert list(no_group_is_processed_twice(observed)) == []

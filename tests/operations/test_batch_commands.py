@@ -16,6 +16,7 @@ from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.config import ConversionConfig
 from absurd_contimg.core.records import Json
 from absurd_contimg.ingest.batches import feed
+from absurd_contimg.operations.cli import batches
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.products.manifest import InputEntry, Manifest, write_manifest
 from absurd_contimg.registry import Registry
@@ -99,6 +100,26 @@ def test_plan_shows_what_runs_and_what_depends_on_it_and_spawns_nothing(
     assert QUEUE not in contimg("queue", "list")
     assert "is no time" in contimg("reprocess", "plan", "--since", "soon", refused=True)
     assert "verdict is 'fine'" in contimg("reprocess", "plan", "--verdict", "fine", refused=True)
+
+
+def test_of_two_starts_at_one_moment_one_makes_a_batch(
+    contimg: Contimg, registry_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both had planned before either had made its batch."""
+    plan, first = batches._plan, list[str]()
+
+    def plan_then_wait(*arguments: Any) -> Any:
+        made = plan(*arguments)
+        if not first:
+            first.append("")
+            first[0] = json.loads(contimg("reprocess", "start", "--json"))["batch"]["batch_id"]
+        return made
+
+    monkeypatch.setattr(batches, "_plan", plan_then_wait)
+    shown = contimg("reprocess", "start", refused=True)
+    assert f"Batch {first[0]} has been made meanwhile" in shown
+    assert GROUPS[-1] in shown
+    assert [each.batch_id for each in Batches(Database(registry_path)).batches()] == first
 
 
 def test_batch_is_started_paused_resumed_and_cancelled_with_its_running_task(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
 from inspect import iscoroutinefunction
 from typing import Protocol
@@ -150,6 +151,13 @@ class Inspection(Protocol):
 
 class Backend(Inspection, Protocol):
     """Absurd, in Postgres or emulated. Arguments and defaults are those of the schema."""
+
+    def operator_lock(self) -> AbstractAsyncContextManager[None]:
+        """Keeps other operators' actions that make tasks live away from this database.
+
+        A backend within one process has no others.
+        """
+        return nullcontext()
 
     async def create_queue(
         self, queue_name: str, storage_mode: StorageMode = "unpartitioned"

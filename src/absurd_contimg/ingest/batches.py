@@ -65,8 +65,16 @@ class FeedRules(BaseModel):
 class NewBatches(Protocol):
     """The part of the registry that enters batches."""
 
-    def create(self, batch: Batch, items: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
-        """Enter a batch and its items (name, parameters) in order; False if the id is known."""
+    def create(
+        self,
+        batch: Batch,
+        items: Sequence[tuple[str, Mapping[str, Any]]],
+        planned_beside: Collection[str] | None = None,
+    ) -> bool:
+        """Enter a batch and its items (name, parameters) in order; False if the id is known.
+
+        Raises `SettingError` where a batch that is not in `planned_beside` has one of them to do.
+        """
 
 
 class BatchStore(Protocol):
@@ -107,11 +115,16 @@ def create_batch(
     items: Sequence[tuple[str, Mapping[str, Any]]],
     created_at: datetime,
     about: Mapping[str, Any] | None = None,
+    planned_beside: Collection[str] | None = None,
 ) -> bool:
-    """Enter an active batch; False if there is one of that id. `about` says what it is for."""
+    """Enter an active batch; False if there is one of that id. `about` says what it is for.
+
+    `planned_beside`: see `NewBatches.create`.
+    """
     parameters = {**rules.model_dump(), "about": dict(about or {})}
     text = created_at.isoformat(timespec="seconds")
-    return store.create(Batch(batch_id, kind, BatchState.ACTIVE, queue, parameters, text), items)
+    batch = Batch(batch_id, kind, BatchState.ACTIVE, queue, parameters, text)
+    return store.create(batch, items, planned_beside)
 
 
 def item_key(batch_id: str, position: int) -> str:

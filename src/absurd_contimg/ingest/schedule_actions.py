@@ -178,7 +178,8 @@ class ActionStarter:
 
     def _create_batch(self, wanted: ReprocessAction, key: str, slot: Slot) -> None:
         batches, catalog = Batches(self.registry.database), self.find_catalog()
-        if any(batch.batch_id == key for batch in batches.batches()):
+        known = [batch.batch_id for batch in batches.batches()]
+        if key in known:
             return  # by a daemon that died before it noted this
         selection = wanted.selection
         if wanted.hours is not None:
@@ -206,6 +207,7 @@ class ActionStarter:
             batch_items(plan, catalog, wanted.newest_first),
             slot.at,
             {"selection": selection.model_dump(mode="json", exclude_defaults=True)},
+            known,
         )
 
     def _batch_goes_on(self, batch_id: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -104,11 +104,22 @@ class Batches:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, batch: Batch, items: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
-        """Enter a batch and its items (name, parameters) in order; False if the id is known."""
+    def create(
+        self,
+        batch: Batch,
+        items: Sequence[tuple[str, Mapping[str, Any]]],
+        planned_beside: Collection[str] | None = None,
+    ) -> bool:
+        """Enter a batch and its items (name, parameters) in order; False if the id is known.
+
+        `planned_beside` are the batches that were there when the items were chosen: raises
+        `SettingError` if another one has come since and has one of them to do.
+        """
         with self._database.writing() as session:
             if session.get(BatchRow, batch.batch_id) is not None:
                 return False
+            if planned_beside is not None:
+                _require_no_newer(session, planned_beside, {name for name, _ in items})
             session.add(BatchRow(**row_values(batch)))
             session.flush()
             rows = [
@@ -166,13 +177,8 @@ class Batches:
 
     def open_names(self) -> dict[str, str]:
         """The names of all items that have not ended in batches that go on, and their batch."""
-        not_ended = [ItemState.WAITING.value, ItemState.SPAWNED.value]
-        query = select(BatchItemRow.name, BatchItemRow.batch_id).join(BatchRow)
-        query = query.where(
-            BatchItemRow.state.in_(not_ended), BatchRow.state != BatchState.CANCELLED.value
-        )
         with self._database.reading() as session:
-            return {row.name: row.batch_id for row in session.execute(query)}
+            return _open_names(session)
 
     def begin_items(self, batch_id: str, count: int) -> list[BatchItem]:
         """Turn the next waiting items into spawned ones, unless the batch is not active."""
@@ -229,6 +235,24 @@ class Batches:
                     .values(state=ItemState.CANCELLED.value)
                 )
             return _batch(row)
+
+
+def _open_names(session: Session) -> dict[str, str]:
+    not_ended = [ItemState.WAITING.value, ItemState.SPAWNED.value]
+    query = select(BatchItemRow.name, BatchItemRow.batch_id).join(BatchRow)
+    query = query.where(
+        BatchItemRow.state.in_(not_ended), BatchRow.state != BatchState.CANCELLED.value
+    )
+    return {row.name: row.batch_id for row in session.execute(query)}
+
+
+def _require_no_newer(session: Session, known: Collection[str], names: Collection[str]) -> None:
+    for name, batch_id in _open_names(session).items():
+        if name in names and batch_id not in known:
+            raise SettingError(
+                f"Batch {batch_id} has been made meanwhile and has {name} to do.",
+                f"Look at it, then repeat the command: contimg batch status {batch_id}",
+            )
 
 
 def _get(session: Session, batch_id: str) -> BatchRow:

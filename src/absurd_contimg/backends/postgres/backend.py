@@ -18,6 +18,7 @@ from absurd_contimg.backends.postgres.combined_calls import CombinedCalls
 from absurd_contimg.backends.postgres.connections import CONNECT_SECONDS, Connections
 from absurd_contimg.backends.postgres.database_errors import READ_ONLY
 from absurd_contimg.backends.postgres.lock_holders import find_lock_holders, name_holders
+from absurd_contimg.backends.postgres.operator_lock import operator_lock
 from absurd_contimg.backends.postgres.queue_additions import ADD
 from absurd_contimg.backends.postgres.queue_listener import listening
 from absurd_contimg.backends.postgres.queue_sites import QueueSites
@@ -126,6 +127,10 @@ class PostgresBackend(Backend):
     async def lock_holders(self) -> str:
         """Which sessions hold locks on the tables of queues, and what to do; empty if none does."""
         return name_holders(await find_lock_holders(self._url))
+
+    @override
+    def operator_lock(self) -> AbstractAsyncContextManager[None]:
+        return operator_lock(self._url)
 
     async def require_writable(self) -> None:
         """Raise `BackendError` where the database answers and takes no changes, as a standby."""

@@ -152,12 +152,14 @@ def start(
     from absurd_contimg.ingest.batches import reprocessing_queue
     from absurd_contimg.ingest.reprocessing import batch_items
     from absurd_contimg.ingest.spawn import find_catalog
+    from absurd_contimg.registry.batches import Batches
 
     selection = _selection(
         since, until, declination, tolerance, caltables, verdict, status, outdated, pipeline_version
     )
     settings = state.settings()
     with _registry(settings) as registry:
+        known = [batch.batch_id for batch in Batches(registry.database).batches()]
         made = _plan(registry, settings, selection, [])
         items = batch_items(made, find_catalog(settings), not oldest_first)
         if not items:
@@ -170,7 +172,7 @@ def start(
             "settings": settings.pipeline.digest(),
             "worker": _worker_command(reprocessing_queue(settings.queue_name)),
         }
-        created = _create(settings, "reprocess", items, ahead, cap, about)
+        created = _create(settings, "reprocess", items, ahead, cap, about, known)
     _show_created(created, as_json)
 
 
@@ -290,10 +292,11 @@ def _create(
     ahead: int,
     cap: int,
     about: Mapping[str, Any],
+    known: Sequence[str] | None = None,
 ) -> BatchSummary:
     async def enter(actions: Actions) -> BatchSummary:
-        batches = _batch_actions(actions, settings)
-        return await batches.create(kind, items, ahead=ahead, cap=cap, about=about)
+        create = _batch_actions(actions, settings).create
+        return await create(kind, items, ahead=ahead, cap=cap, about=about, planned_beside=known)
 
     return with_actions(settings, enter)
 

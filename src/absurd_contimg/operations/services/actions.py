@@ -84,7 +84,10 @@ class Actions:
 
     async def retry(self, queue: str, task_id: UUID, reason: str = "") -> SpawnedTask:
         """Run a failed task again from its last checkpoint, with full budgets."""
-        async with self.records.recorded("retry", str(task_id), reason):
+        async with (
+            self.records.recorded("retry", str(task_id), reason),
+            self.backend.operator_lock(),
+        ):
             history = await self.history(queue, task_id)
             await self._require_alone(history)
             retried = await retry_failed(self.backend, history)
@@ -98,7 +101,8 @@ class Actions:
 
         Recorded once for each task.
         """
-        retried, refusals = await retry_all_failed(self.backend, queue, rule)
+        async with self.backend.operator_lock():
+            retried, refusals = await retry_all_failed(self.backend, queue, rule)
         for task in retried:
             await self.records.record("retry", str(task.task_id), reason, "done")
         await self._note_retried(retried)
@@ -121,7 +125,11 @@ class Actions:
         self, registry: Registry, group_id: str, history: History, reason: str = ""
     ) -> SpawnedTask:
         """Run the task of a group in quarantine again."""
-        async with self.records.recorded("release", group_id, reason):
+        async with (
+            self.records.recorded("release", group_id, reason),
+            self.backend.operator_lock(),
+        ):
+            await self._require_alone(history)
             return await release(self.backend, registry, group_id, history)
 
     async def fork(
@@ -137,7 +145,10 @@ class Actions:
         Products are made again only where their key is another one: other settings, versions or
         inputs, or a product that was moved away. Raises `SettingError` while the task is live.
         """
-        async with self.records.recorded("fork", str(task_id), f"{reason} (at {step})".strip()):
+        async with (
+            self.records.recorded("fork", str(task_id), f"{reason} (at {step})".strip()),
+            self.backend.operator_lock(),
+        ):
             history = await self.history(queue, task_id)
             _require_ended(history.task)
             await self._require_alone(history)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -57,10 +57,14 @@ class BatchActions:
         ahead: int,
         cap: int,
         about: Mapping[str, Any],
+        planned_beside: Collection[str] | None = None,
     ) -> BatchSummary:
-        """A batch of these items (name, parameters)."""
+        """A batch of these items (name, parameters).
+
+        `planned_beside` are the batches that were there when they were chosen.
+        """
         async with self.actions.records.recorded("create batch", kind, ""):
-            return await self._enter(kind, items, ahead, cap, about, None)
+            return await self._enter(kind, items, ahead, cap, about, None, planned_beside)
 
     async def change(self, batch_id: str, state: BatchState, reason: str = "") -> BatchSummary:
         """Pause (with a reason) or resume a batch, or cancel it with its tasks."""
@@ -107,6 +111,7 @@ class BatchActions:
         cap: int,
         about: Mapping[str, Any],
         batch_id: str | None,
+        planned_beside: Collection[str] | None = None,
     ) -> BatchSummary:
         batches = await asyncio.to_thread(self._batches)
         return await enter_batch(
@@ -119,4 +124,5 @@ class BatchActions:
             cap=cap,
             about=about,
             batch_id=batch_id,
+            planned_beside=planned_beside,
         )

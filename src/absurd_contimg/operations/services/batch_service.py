@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -252,10 +252,12 @@ async def enter_batch(
     cap: int = 200,
     about: Mapping[str, Any] | None = None,
     batch_id: str | None = None,
+    planned_beside: Collection[str] | None = None,
 ) -> BatchSummary:
     """Enter a batch, after the database has shown that it answers and has the queue.
 
-    A known `batch_id` changes nothing: the batch that has it is shown.
+    A known `batch_id` changes nothing: the batch that has it is shown. Raises `SettingError` where
+    a batch that is not in `planned_beside` has one of the items to do.
     """
     now = datetime.now(UTC)
     batch_id = batch_id or f"{kind}-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
@@ -263,7 +265,7 @@ async def enter_batch(
     await make_queue(backend, queue)
     task = mosaic.TASK_NAME if kind == "mosaic" else group.TASK_NAME
     rules = FeedRules(task=task, ahead=ahead, cap=cap)
-    create_batch(batches, batch_id, kind, queue, rules, items, now, about)
+    create_batch(batches, batch_id, kind, queue, rules, items, now, about, planned_beside)
     return BatchSummary(batches.batch(batch_id), batches.counts(batch_id))
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError, BackendUnavailable
-from absurd_contimg.core.records import History, Run, SpawnedTask
+from absurd_contimg.core.records import LIVE_STATES, History, Run, SpawnedTask
 from absurd_contimg.core.retries import ATTEMPTS_MAX, retry_options
 from absurd_contimg.errors import SettingError
 from absurd_contimg.history.summary import summarize
@@ -81,11 +81,15 @@ async def _retry_each(
 def to_be_retried(histories: Sequence[History], rule: str | None = None) -> list[History]:
     """Failed newest tasks of groups, by kind: without those in quarantine, or of one `rule`."""
     newest: dict[object, History] = {}
+    live = set()
     for history in histories:
         name = summarize(history).group or history.task.task_id
-        newest.setdefault((name, kind_of(history.task.task_name)), history)
+        work = name, kind_of(history.task.task_name)
+        newest.setdefault(work, history)
+        if history.task.state in LIVE_STATES:  # also an older one that was retried by itself
+            live.add(work)
     selected = []
-    for history in newest.values():
+    for history in (history for work, history in newest.items() if work not in live):
         failure = summarize(history).last_failure
         failed_by = None if failure is None else failure.rule
         wanted = failed_by not in QUARANTINE_RULES if rule is None else failed_by == rule

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,12 @@ class SimulatedBatches:
         """All batches, in the order of their making."""
         return list(self._batches.values())
 
-    def create(self, batch: Batch, items: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
+    def create(
+        self,
+        batch: Batch,
+        items: Sequence[tuple[str, Mapping[str, Any]]],
+        planned_beside: Collection[str] | None = None,
+    ) -> bool:
         """Enter a batch and its items (name, parameters) in order; False if the id is known."""
         key = batch.batch_id
         if key in self._batches:
