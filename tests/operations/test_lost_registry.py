@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -14,11 +15,14 @@ from prepared_site import prepare_site
 from program_commands import COMMANDS
 from typer.testing import CliRunner
 
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.records import SpawnOptions
 from absurd_contimg.errors import RegistryDamagedError
 from absurd_contimg.file_owners import SITE_NAME
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.doctor import doctor
 from absurd_contimg.products.site_file import read_site_file
+from absurd_contimg.registry import database
 from absurd_contimg.registry.database import Database
 
 GONE = "The registry of this site is gone"
@@ -71,6 +75,39 @@ def truncate(folder: Path) -> None:
     for path in registry(folder).parent.glob("registry.sqlite3-*"):
         path.unlink()
     registry(folder).write_bytes(b"")
+
+
+def test_what_is_done_and_in_no_record_is_said_last_and_by_the_exit_code(
+    folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a registry that is locked or can only be read; the code was 0, with a line before."""
+    for name in ("_BUSY_SECONDS", "_PATIENCE_SECONDS", "_PAUSE_SECONDS"):
+        monkeypatch.setattr(database, name, 0.05)
+
+    async def fail_one() -> tuple[str, ...]:
+        async with PostgresBackend(database_url) as backend:
+            tasks = [
+                await backend.spawn_task("dsa110-pipeline", "odd", {}, SpawnOptions(max_attempts=1))
+                for _ in range(2)
+            ]
+            (run,) = await backend.claim_task("dsa110-pipeline", "w", 60)
+            await backend.fail_run("dsa110-pipeline", run.run_id, {"name": "OSError"})
+            return tuple(str(task.task_id) for task in tasks)
+
+    failed, waiting = asyncio.run(fail_one())
+    with closing(sqlite3.connect(registry(folder))) as holder:
+        holder.execute("begin immediate")
+        retried = [contimg("retry", failed), contimg("cancel", waiting, "--reason=x")]
+    for result, action, task in zip(retried, ("retry", "cancel"), (failed, waiting), strict=True):
+        assert result.exit_code == 3, (result.output, result.exception)
+        *lines, last = result.output.strip().splitlines()
+        assert f"Task {task}" in lines[-1], result.output  # what was done
+        assert last.startswith(f"contimg: The action {action!r} of {task} is done"), last
+        assert "is in no record" in last
+        assert "locked" in last
+    assert contimg("retry", failed).exit_code == 1  # it is pending
+    assert contimg("cancel", failed).exit_code == 0
+    assert waiting not in contimg("actions").output
 
 
 LOSSES = pytest.mark.parametrize("lose", [empty_state, truncate])

@@ -107,6 +107,9 @@ class Options:
         """A command for the same site, to be copied."""
         return f"contimg {self.given}{text}"
 
+    unrecorded: list[str]
+    """What the command has done and the registry could not record: it is said last."""
+
 
 state = Options()
 
@@ -203,7 +206,7 @@ def _before(
         "catalog": catalog,
         "config_file": config_file,
     }
-    state.assignments = assign or []
+    state.assignments, state.unrecorded = assign or [], []
     state.given = _given_options(context)
     state.is_service = context.invoked_subcommand in SERVICES
     interactive = error_console.is_terminal
@@ -290,7 +293,8 @@ def with_actions(settings: Settings, work: Callable[[Actions], Awaitable[_T]]) -
 
     async def call(backend: Backend) -> _T:
         with closing(SiteTables(settings)) as tables:
-            return await work(Actions(backend, tables, operator_name(), "command line"))
+            by, left_out = operator_name(), state.unrecorded
+            return await work(Actions(backend, tables, by, "command line", left_out))
 
     return with_site(settings, call, create=False)
 

@@ -53,6 +53,7 @@ from absurd_contimg.operations.console import (
     error_console,
     guard_streams,
     indented_lines,
+    message_line,
     one_line,
     require_output,
 )
@@ -66,6 +67,8 @@ _EXTRAS = {
 """The extra that installs a package which a light installation lacks."""
 
 
+UNRECORDED = 3
+"""The exit code of a command that has done what it was to do, and of which there is no record."""
 _NUMBER_MAX = 2**63 - 1
 """Of a bigint of Postgres, and of a whole number of SQLite."""
 _DIGITS_MAX = 1000
@@ -85,6 +88,29 @@ class _SiteCommand(TyperCommand):
                 ctx.fail(f"{name} stands before the command: contimg {name} ... {self.name}")
         _refuse_unusable_values(self, ctx, args)
         return super().parse_args(ctx, args)
+
+    @override
+    def invoke(self, ctx: Any) -> Any:
+        """Run it; what it has done and could not record is said last, and by the exit code."""
+        try:
+            result = super().invoke(ctx)
+        except typer.Exit as ended:
+            _show_unrecorded(ended.exit_code)
+            raise
+        except (UserError, BackendError):
+            _show_unrecorded(1)
+            raise
+        _show_unrecorded(0)
+        return result
+
+
+def _show_unrecorded(code: int) -> None:
+    """Show what is done and in no record; raises `typer.Exit` instead of code 0."""
+    sys.stdout.flush()
+    for text in state.unrecorded:
+        error_console.print(f"[red]contimg:[/] {message_line(text)}", soft_wrap=True)
+    if state.unrecorded and not code:
+        raise typer.Exit(UNRECORDED)
 
 
 class _Site(TyperGroup):

@@ -246,7 +246,11 @@ def _require_known(queues: Sequence[str], known: Collection[str]) -> None:
 
 def note_action(settings: Settings, action: str, queues: Sequence[str], reason: str) -> None:
     """Enter what was done into the registry, for other operators."""
-    from absurd_contimg.operations.services import open_registry, operator_name
+    from absurd_contimg.operations.services import (
+        open_registry,
+        operator_name,
+        unrecorded_action,
+    )
     from absurd_contimg.registry.operator_actions import OperatorAction, store_action
 
     at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -257,7 +261,7 @@ def note_action(settings: Settings, action: str, queues: Sequence[str], reason: 
                 entry = OperatorAction(at, operator_name(), "command line", action, queue, reason)
                 store_action(registry.database, entry)
     except AwayError as error:
-        _show(f"It is done, but not recorded for other operators: {error}")
+        state.unrecorded.append(unrecorded_action(action, ", ".join(queues), error))
 
 
 def _show(text: str) -> None:

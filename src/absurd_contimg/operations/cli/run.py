@@ -245,7 +245,8 @@ async def _spawn(
     make_private(settings.pipeline.paths.state_dir)
     with closing(open_registry(settings)) as registry:
         tables = GivenTables(registry.database)
-        records = ActionRecords(tables, operator_name(), "command line")
+        by, left_out = operator_name(), state.unrecorded
+        records = ActionRecords(tables, by, "command line", unrecorded=left_out)
         spawned = await spawn_groups(
             backend,
             settings,
@@ -256,9 +257,9 @@ async def _spawn(
             strategy=strategy.value,
             only=only,
         )
-        for item in spawned:
-            if item.task is not None and item.task.created:
-                await records.record("spawn", item.group.group_id, "", "done")
+        tasks = [(item.group.group_id, item.task) for item in spawned if item.task is not None]
+        created = [group_id for group_id, task in tasks if task.created]
+        await records.record_each("spawn", created, "", "done")
         return spawned
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Source,
         operator_name,
         reopen_group,
+        unrecorded_action,
     )
     from absurd_contimg.operations.services.actions import Actions
     from absurd_contimg.operations.services.batch_actions import BatchActions
@@ -168,6 +169,7 @@ __all__ = [
     "stop_signals",
     "take_queue",
     "to_be_retried",
+    "unrecorded_action",
     "worker_notes",
 ]
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,6 +45,8 @@ class ActionRecords:
     source: Source
     is_required: bool = False
     """Raise where an action that is done cannot be entered, instead of a line in the log."""
+    unrecorded: list[str] | None = None
+    """Takes what is done and could not be entered, instead of the log."""
 
     @asynccontextmanager
     async def recorded(self, action: str, target: str, reason: str) -> AsyncIterator[None]:
@@ -62,31 +64,59 @@ class ActionRecords:
 
     async def record(self, action: str, target: str, reason: str, outcome: str) -> None:
         """Enter an action; while the registry is away, the log alone has it."""
+        await self.record_each(action, [target], reason, outcome)
+
+    async def record_each(
+        self, action: str, targets: Sequence[str], reason: str, outcome: str
+    ) -> None:
+        """Enter an action on each of these; the first that cannot be entered ends it."""
+        if not targets:
+            return
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        target, reason, outcome = map(_recordable, (target, reason, outcome))
+        targets = [_recordable(each) for each in targets]
+        reason, outcome = _recordable(reason), _recordable(outcome)
         # Who types a command reads what it prints.
         level = logging.DEBUG if self.source == "command line" else logging.INFO
-        _log.log(level, "%s by %s (%s): %s: %s", action, self.by, self.source, target, outcome)
-        entry = OperatorAction(at, self.by, self.source, action, target, reason, outcome)
+        for target in targets:
+            _log.log(level, "%s by %s (%s): %s: %s", action, self.by, self.source, target, outcome)
+        entries = [
+            OperatorAction(at, self.by, self.source, action, target, reason, outcome)
+            for target in targets
+        ]
         try:
-            await asyncio.to_thread(self._store, entry)
+            await asyncio.to_thread(self._store, entries)
         except AwayError as error:
-            if str(error) in outcome:  # that is why it was not done, and is told by it
-                return
-            if self.is_required and outcome == "done":
-                raise AwayError(
-                    error.failed_path,
-                    f"The action {action!r} of {target} (done) is not in the registry: "
-                    f"{error.problem}",
-                    f"{error.remedy} Then repeat the command.".strip(),
-                ) from error
-            text = "%s of %s (%s) is not in the registry: %s"
-            _log.error(text, action, target, outcome, error)
+            more = f" and {len(targets) - 1} more" if targets[1:] else ""
+            self._note_missing(action, f"{targets[0]}{more}", outcome, error)
 
-    def _store(self, entry: OperatorAction) -> None:
+    def _note_missing(self, action: str, target: str, outcome: str, error: AwayError) -> None:
+        if str(error) in outcome:  # that is why it was not done, and is told by it
+            return
+        if self.is_required and outcome == "done":
+            raise AwayError(
+                error.failed_path,
+                f"The action {action!r} of {target} (done) is not in the registry: {error.problem}",
+                f"{error.remedy} Then repeat the command.".strip(),
+            ) from error
+        if self.unrecorded is not None and outcome == "done":
+            self.unrecorded.append(unrecorded_action(action, target, error))
+            return
+        text = "%s of %s (%s) is not in the registry: %s"
+        _log.error(text, action, target, outcome, error)
+
+    def _store(self, entries: Sequence[OperatorAction]) -> None:
         database = self.tables.existing()
         if database is not None:
-            store_action(database, entry)
+            for entry in entries:
+                store_action(database, entry)
+
+
+def unrecorded_action(action: str, target: str, error: AwayError) -> str:
+    """What an operator has to know of an action that is done and could not be entered."""
+    return (
+        f"The action {action!r} of {target} is done, but is in no record: {error.problem} "
+        f"{error.remedy} Do not repeat it; tell the other operators."
+    )
 
 
 async def reopen_group(records: ActionRecords, group_id: str, now: float, reason: str = "") -> int:

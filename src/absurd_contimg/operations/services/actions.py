@@ -59,6 +59,8 @@ class Actions:
     by: str
     """User and host, or what the token is called."""
     source: Source
+    unrecorded: list[str] | None = None
+    """See `ActionRecords`."""
 
     def by_way_of(self, source: Source, by: str) -> Self:
         """The same actions of somebody else."""
@@ -103,8 +105,8 @@ class Actions:
         """
         async with self.backend.operator_lock():
             retried, refusals = await retry_all_failed(self.backend, queue, rule)
-        for task in retried:
-            await self.records.record("retry", str(task.task_id), reason, "done")
+        tasks = [str(task.task_id) for task in retried]
+        await self.records.record_each("retry", tasks, reason, "done")
         await self._note_retried(retried)
         return retried, refusals
 
@@ -245,7 +247,7 @@ class Actions:
     @property
     def records(self) -> ActionRecords:
         """Where it is entered what this operator does."""
-        return ActionRecords(self.tables, self.by, self.source)
+        return ActionRecords(self.tables, self.by, self.source, unrecorded=self.unrecorded)
 
 
 def _require_ended(task: Task) -> None:
