@@ -87,6 +87,7 @@ CASES = [
     ("disk-full", look(disks=disk(used_share=0.97))),
     ("disk-read-only", look(disks=disk(**READ_ONLY))),
     ("stage-lacks-space", look(shortages=(sites.SHORTAGE,))),
+    ("maintenance-failed", look(maintenance_problem="skipped 1: /p stays")),
     ("inodes-full", look(disks=disk(free_inodes_share=0.01))),
     ("image-noise", look(images=images(LOUD, LOUD, BLANK, LOUD, QUIET))),
     ("flux-ratio", look(images=images(*[{"flux_ratio": 0.06}] * 3))),

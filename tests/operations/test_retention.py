@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from absurd_contimg.config.retention import REMOVED, RetentionConfig
 from absurd_contimg.errors import SettingError
 from absurd_contimg.ingest.selection import read_groups
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.maintenance import site as maintenance_site
 from absurd_contimg.operations.maintenance.files import old_raw_files, remove_raw_files
 from absurd_contimg.operations.maintenance.needs import Needs, needs_of
 from absurd_contimg.operations.maintenance.retention import (
@@ -397,9 +399,10 @@ def test_nothing_is_removed_by_a_clock_that_is_years_ahead(site: tuple[Registry,
     require_recent_work(registry, after(1200))
 
 
-def test_an_idle_site_is_maintained_when_asked(
+def program(
     site: tuple[Registry, Path], tmp_path: Path, database_url: str
-) -> None:
+) -> Callable[..., Result]:
+    """Runs a command on the site, whose queue is there."""
     clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
     options = [f"--output-dir={site[1]}", f"--state-dir={tmp_path}", f"--input-dir={tmp_path}"]
     options.append(f"--database-url={database_url}")
@@ -408,8 +411,46 @@ def test_an_idle_site_is_maintained_when_asked(
         return CliRunner().invoke(app, [*options, *words], env={**clean, "COLUMNS": "120"})
 
     assert run("db", "init").exit_code == 0
+    return run
+
+
+def test_an_idle_site_is_maintained_when_asked(
+    site: tuple[Registry, Path], tmp_path: Path, database_url: str
+) -> None:
+    run = program(site, tmp_path, database_url)
     refused = run("maintenance", "run")
     assert isinstance(refused.exception, SettingError)
     assert len(list(product_folders(site[1]))) == N_PRODUCTS
     assert run("maintenance", "run", "--after-idle").exit_code == 0
     assert len(list(product_folders(site[1]))) < N_PRODUCTS
+
+
+def test_what_maintenance_has_skipped_is_shown_until_it_succeeds(
+    site: tuple[Registry, Path],
+    tmp_path: Path,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The exit code of a timer's service told of it, and nothing that an operator looks at."""
+    run = program(site, tmp_path, database_url)
+    folder = sorted(product_folders(site[1]))[0]
+
+    def shown() -> list[bool]:
+        return [
+            "skipped 1:" in " ".join(text.split()) and "permitted" in text
+            for text in (run("status").output, run("monitor", "--once").output)
+        ]
+
+    def run_refused(*_: object) -> RetentionReport:
+        return RetentionReport((), (), 0, (f"{folder} stays: not permitted.",))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(maintenance_site, "run_retention", run_refused)
+        assert run("maintenance", "run", "--after-idle").exit_code == 1
+    assert shown() == [True, True]
+    metrics = run("metrics").output
+    assert re.search(r"contimg_maintenance_failed(\{.*\})? 1\.0", metrics), metrics
+    assert isinstance(run("maintenance", "run").exception, SettingError)
+    assert "By the clock" in json.loads(run("status", "--json").output)["maintenance"]
+    assert run("maintenance", "run", "--after-idle").exit_code == 0
+    assert shown() == [False, False]

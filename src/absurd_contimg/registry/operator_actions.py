@@ -11,6 +11,9 @@ from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import Base, row_values
 from absurd_contimg.registry.stored_types import IsoTime
 
+MAINTENANCE = "maintenance"
+"""The target of the action ``maintain``: how the last one ended is shown until another succeeds."""
+
 
 class OperatorActionRow(Base):
     """An action."""
@@ -63,6 +66,20 @@ def list_actions(
             OperatorAction(**{name: getattr(row, name) for name in OperatorAction.__slots__})
             for row in session.scalars(query)
         ]
+
+
+def maintenance_problem(database: Database) -> str:
+    """Why the last maintenance did not do all of its work; empty if it did, or never ran."""
+    query = select(OperatorActionRow).where(OperatorActionRow.target == MAINTENANCE)
+    newest = query.order_by(OperatorActionRow.action_id.desc()).limit(1)
+    with database.reading() as session:
+        last = session.scalars(newest).first()
+        if last is None or last.outcome == "done":
+            return ""
+        return (
+            f"The last maintenance ({last.by}, {last.at[:19]} UTC) {last.outcome.rstrip('.')}. "
+            "Remove the cause, then repeat it: contimg maintenance run"
+        )
 
 
 def cancelled_by(database: Database, task_id: str) -> str:

@@ -193,6 +193,13 @@ def shortages(look: Look) -> Iterable[Measured]:
     )
 
 
+def failed_maintenance(look: Look) -> Iterable[Measured]:
+    """1 if the last maintenance has failed or skipped something."""
+    problem = _overview(look).maintenance_problem
+    fact = problem or "The last maintenance has skipped nothing."
+    yield Measured("maintenance", float(bool(problem)), fact, "contimg maintenance run")
+
+
 def used_share(look: Look) -> Iterable[Measured]:
     """Used part of a disk."""
     for disk in file_systems(look.disks):

@@ -220,6 +220,21 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
             needs=_DATABASE,
         ),
         Rule(
+            name="maintenance-failed",
+            meaning="1 if the last `contimg maintenance run` has failed, or skipped what it may "
+            "not remove",
+            severity="warning",
+            raised=1.0,
+            cleared=0.5,
+            looks=1,
+            hold_seconds=0.0,
+            source="it runs once a day: what it skips stays until somebody acts",
+            remedy="The message names the folder, what is wrong with it and the command; then "
+            "`contimg maintenance run`.",
+            measure=measures.failed_maintenance,
+            needs=_REGISTRY,
+        ),
+        Rule(
             name="inodes-full",
             meaning="used part of the inodes of a disk; not measured where their number is not "
             "fixed",

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import BackendError
+from absurd_contimg.errors import UserError
 from absurd_contimg.operations.cli.app import (
     AsJson,
     app,
@@ -151,12 +153,27 @@ async def _run(
     settings: Settings, backend: Backend, raw_files: bool, after_idle: bool
 ) -> SiteReport:
     from absurd_contimg.operations.maintenance import require_recent_work, run_site
-    from absurd_contimg.operations.services import open_registry
+    from absurd_contimg.operations.services import (
+        ActionRecords,
+        GivenTables,
+        open_registry,
+        operator_name,
+    )
+    from absurd_contimg.registry.operator_actions import MAINTENANCE
 
     with closing(open_registry(settings)) as registry:
-        if not after_idle:
-            require_recent_work(registry, await backend.current_time())
-        return await run_site(settings, backend, registry, raw_files=raw_files)
+        tables = GivenTables(registry.database)
+        records = ActionRecords(tables, operator_name(), "command line")
+        try:
+            if not after_idle:
+                require_recent_work(registry, await backend.current_time())
+            done = await run_site(settings, backend, registry, raw_files=raw_files)
+        except (UserError, BackendError, OSError) as error:
+            await records.record("maintain", MAINTENANCE, "", f"has failed: {error}")
+            raise
+        refused = f"has skipped {len(done.refused)}: {' '.join(done.refused)}"
+        await records.record("maintain", MAINTENANCE, "", refused if done.refused else "done")
+        return done
 
 
 def _show_products(products: Sequence[OldProduct], what: str) -> None:

@@ -117,6 +117,7 @@ def status(
                 "pauses": hindrances.pauses,
                 "slots": hindrances.slots,
                 "registry_problem": hindrances.problem,
+                "maintenance": hindrances.maintenance,
                 "groups_waiting": queue.groups,
                 "tasks": tasks,
             }
@@ -277,6 +278,9 @@ def _show_hindrances(hindrances: Hindrances) -> None:
     if hindrances.problem is not None:
         text = message_line(f"{hindrances.problem} {WITHOUT_REGISTRY}.")
         console.print(f"[yellow]The registry could not be asked:[/] {text}", soft_wrap=True)
+    if hindrances.maintenance:
+        text = message_line(hindrances.maintenance)
+        console.print(f"[yellow]Old files stay:[/] {text}", soft_wrap=True)
 
 
 def _show_slots(settings: Settings, hindrances: Hindrances) -> None:

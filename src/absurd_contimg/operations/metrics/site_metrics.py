@@ -291,6 +291,12 @@ METRICS: tuple[Metric, ...] = (
         lambda s: [((), len(s.overview.shortages))],
     ),
     Metric(
+        "contimg_maintenance_failed",
+        "1 if the last maintenance has failed or skipped something: contimg status says what.",
+        (),
+        lambda s: [((), bool(s.overview.maintenance_problem))],
+    ),
+    Metric(
         "contimg_site_problems",
         "What could not be read, or is wrong with the site as a whole: contimg doctor looks.",
         (),

@@ -108,7 +108,7 @@ async def read_site_and_context(
     problems += _site_problems(queues, services)
     problems += forgotten_pauses(shown, now, 60.0 * limits.paused_minutes)
     shortages = read_shortages(queues, now)
-    problems += filter(None, [shortage_problem(shortages)])
+    problems += filter(None, [shortage_problem(shortages), registry.maintenance_problem])
     overview = SiteOverview(
         at=now,
         source=site.source,
@@ -121,6 +121,7 @@ async def read_site_and_context(
         images=tuple(image_qualities(registry)),
         problems=tuple(problems),
         shortages=tuple(shortages),
+        maintenance_problem=registry.maintenance_problem,
     )
     return overview, context
 

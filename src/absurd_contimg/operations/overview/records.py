@@ -215,6 +215,8 @@ class SiteOverview:
     """What could not be read, and what is wrong with the site as a whole, each with what to do."""
     shortages: tuple[Shortage, ...] = ()
     """Of the last hour, the newest first."""
+    maintenance_problem: str = ""
+    """What the last maintenance has skipped, or why it failed; one of `problems` too."""
 
     @property
     def worker_utilisation(self) -> float | None:

@@ -21,6 +21,7 @@ from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.disk_samples import DiskSample, thinned_samples
 from absurd_contimg.registry.ingestion_records import IngestGroup
 from absurd_contimg.registry.models import GroupStatus, IngestState
+from absurd_contimg.registry.operator_actions import maintenance_problem
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 from absurd_contimg.registry.resource_slots import ResourceSlot, ResourceSlots
 from absurd_contimg.registry.service_records import ServiceRecord, list_services
@@ -46,6 +47,8 @@ class RegistryFacts:
     summary: SiteSummary | None = None
     calibration_sources: Mapping[str, Sequence[CalibrationSource]] = field(default_factory=dict)
     """By group that waits for a calibration, the groups that may bring it or have failed to."""
+    maintenance_problem: str = ""
+    """See `SiteOverview`."""
     problem: str = ""
     """Why the registry cannot be asked, with what to do."""
 
@@ -83,6 +86,7 @@ def read_registry(site: Site, now: float) -> RegistryFacts:
             windows=list_windows(database, WindowState.OPEN),
             summary=summary,
             calibration_sources=_calibration_sources(site, database, summary),
+            maintenance_problem=maintenance_problem(database),
         )
     except UserError as error:
         return RegistryFacts(problem=f"{error}")

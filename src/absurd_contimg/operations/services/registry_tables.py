@@ -10,6 +10,7 @@ from typing import Protocol
 
 from absurd_contimg.errors import AwayError, SettingError
 from absurd_contimg.registry.database import Database, exists
+from absurd_contimg.registry.operator_actions import maintenance_problem
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 from absurd_contimg.registry.resource_slots import ResourceSlot, ResourceSlots
 from absurd_contimg.registry.stop_notes import StopNotes
@@ -38,6 +39,8 @@ class Hindrances:
     slots: tuple[ResourceSlot, ...] = ()
     problem: str | None = None
     """Why the registry cannot be asked."""
+    maintenance: str = ""
+    """Why maintenance makes no room: what its last run has skipped."""
 
 
 def read_hindrances(settings: Settings) -> Hindrances:
@@ -48,11 +51,12 @@ def read_hindrances(settings: Settings) -> Hindrances:
             return Hindrances(tuple(stops))
         with open_tables(settings) as database:
             pauses, slots = QueuePauses(database).pauses(), ResourceSlots(database).slots()
+            maintenance = maintenance_problem(database)
     except AwayError as error:
         return Hindrances(tuple(stops), problem=str(error))
     noted = {stop.queue for stop in stops}
     pauses = [*stops, *(pause for pause in pauses if pause.queue not in noted)]
-    return Hindrances(tuple(pauses), tuple(slots))
+    return Hindrances(tuple(pauses), tuple(slots), maintenance=maintenance)
 
 
 def enter_stop_notes(settings: Settings) -> None:
