@@ -11,11 +11,9 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from absurd_contimg.core.errors import ValueRefused
-from absurd_contimg.core.foreign_objects import ask
 
 _T = TypeVar("_T")
 
@@ -71,20 +69,21 @@ def read_json(text: str | bytes | bytearray | memoryview) -> Any:
     return Unreadable(_TOO_DEEP) if _is_too_deep(text, value) else value
 
 
-def json_text(value: _T, encode: Callable[[_T], str]) -> str:
+def json_text(
+    value: _T, encode: Callable[[_T], str], *, encode_refuses_same_keys: bool = False
+) -> str:
     """The JSON of a value; refuses what is too long, or what `read_json` would not read.
 
     Values whose own methods raise what would end the process raise `TypeError`.
     """
-    return ask(partial(_encoded, value, encode), _refuse_value)
-
-
-def _encoded(value: _T, encode: Callable[[_T], str]) -> str:
-    text = encode(value)
-    if "{" in text:
-        _require_distinct_keys(value)
-    if len(text) > JSON_DEPTH_MAX:
-        _require_readable_text(text, value)
+    try:
+        text = encode(value)
+        if not encode_refuses_same_keys and "{" in text:
+            _require_distinct_keys(value)
+        if len(text) > JSON_DEPTH_MAX:
+            _require_readable_text(text, value)
+    except BaseException as error:  # noqa: BLE001 - as `ask` does, which costs a call more
+        _refuse_value(error)
     return text
 
 
@@ -107,8 +106,8 @@ def _require_distinct_keys(value: object) -> None:
         if kind is not dict and isinstance(each, list | tuple):
             items: Iterable[Any] = each
         elif kind is dict or isinstance(each, Mapping):
-            if not _STRINGS.issuperset(map(type, each)) and (problem := key_problem(each)):
-                raise ValueRefused(f"this JSON cannot be stored: it {problem}.")
+            if not _STRINGS.issuperset(map(type, each)):
+                require_distinct_members(each)
             items = each.values()
         else:
             continue
@@ -117,6 +116,12 @@ def _require_distinct_keys(value: object) -> None:
 
 
 _STRINGS = frozenset({str})
+
+
+def require_distinct_members(members: Mapping[Any, object]) -> None:
+    """Refuse the object whose members these are if JSON would keep one of two."""
+    if problem := key_problem(members):
+        raise ValueRefused(f"this JSON cannot be stored: it {problem}.")
 
 
 def key_problem(members: Mapping[Any, object]) -> str | None:

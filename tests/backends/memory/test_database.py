@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from uuid import UUID
 
 import psycopg
@@ -13,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase, jsonb
+from absurd_contimg.backends.memory.records import dumped
 from absurd_contimg.backends.memory.values import times
 from absurd_contimg.backends.memory.values.times import timestamptz_in, timestamptz_out
 from absurd_contimg.core.backend import Backend
@@ -22,8 +26,10 @@ from absurd_contimg.core.errors import (
     QueueNotFound,
     RunAlreadyFailed,
     TaskCancelled,
+    ValueRefused,
 )
 from absurd_contimg.core.records import INFINITY, SpawnOptions
+from absurd_contimg.core.row_values import json_text
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -270,6 +276,31 @@ def test_jsonb_is_postgres_own_text(value: object, shared_postgres: psycopg.Conn
     assert row is not None
     assert jsonb.dumps(value) == row[0]
     assert jsonb.parse(row[0]) == row[0]
+
+
+KEYS = st.sampled_from([1, "1", 1.5, "1.5", True, "true", None, "null", "a", "b"])
+WITH_KEYS = st.recursive(
+    st.integers(0, 1),
+    lambda inner: st.tuples(inner, inner) | st.dictionaries(KEYS, inner, max_size=4)
+    | st.dictionaries(KEYS, inner, max_size=4).map(MappingProxyType),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(value=WITH_KEYS)
+def test_keys_that_json_cannot_tell_apart_are_refused_as_on_postgres(value: object) -> None:
+    """By the emulator's encoder where the other backend looks through the value."""
+
+    def answer(encode: Callable[[], str]) -> str | None:
+        try:
+            encode()
+        except ValueRefused as error:
+            return str(error)
+        return None
+
+    theirs = answer(lambda: json_text(value, lambda given: json.dumps(given, default=dict)))
+    assert (answer(lambda: dumped(value)) is None) == (theirs is None), theirs
 
 
 @settings(max_examples=150, deadline=None)

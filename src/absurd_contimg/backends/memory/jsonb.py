@@ -16,6 +16,7 @@ from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
+from absurd_contimg.core.row_values import require_distinct_members
 
 NULL: Final = "null"
 EMPTY: Final = "{}"
@@ -35,7 +36,8 @@ class _Number(str):
 def dumps(value: Any) -> str:
     """The canonical text of a Python value, as if sent by psycopg's ``Jsonb``.
 
-    Raises 22P02 or 22P05 for what jsonb rejects, TypeError for what JSON does not have.
+    Raises 22P02 or 22P05 for what jsonb rejects, TypeError for what JSON does not have, and
+    `ValueRefused` for members of which JSON would keep one.
     """
     try:
         return _text(value)
@@ -68,7 +70,12 @@ def _text(value: Any) -> str:  # noqa: PLR0911 - one return a kind of value
         if layout is None:
             return _object(value)
         text, names = layout
-        return text % tuple([_text(value[name]) for name in names])
+        texts: list[str] = []
+        for name in names:
+            item = value[name]
+            is_plain = type(item) is str and item.isprintable()  # spares a call for most members
+            texts.append(encode_basestring(item) if is_plain else _text(item))
+        return text % tuple(texts)
     if kind is list or kind is tuple:
         if _INTEGER.issuperset(map(type, value)):  # channels, subbands: the usual list
             return str(value) if kind is list else str(list(value))
@@ -108,6 +115,8 @@ _REFUSED_CHARACTER = re.compile(
 
 
 def _string(value: str) -> str:
+    if value.isprintable():
+        return encode_basestring(value)
     if not value.isascii() or "\0" in value:
         value = _joined(value)
         match = _REFUSED_CHARACTER.search(value)
@@ -159,9 +168,13 @@ _LAYOUT_MEMBERS_MAX = 32
 
 def _object(value: Mapping[Any, object]) -> str:
     members: dict[tuple[int, str, str], str] = {}
+    are_texts = True
     for key, item in value.items():
+        are_texts = are_texts and type(key) is str
         named = _named(key if type(key) is str else _key(key))
         members[named] = _text(item)
+    if not are_texts:
+        require_distinct_members(value)
     shown = [f"{text}: {item}" for (_, _, text), item in sorted(members.items())]
     return "{" + ", ".join(shown) + "}"
 

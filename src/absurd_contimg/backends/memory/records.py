@@ -42,7 +42,7 @@ def translated(error: EngineError) -> BaseException:
 def dumped(value: object) -> str:
     """A Python value as jsonb; `ValueRefused` for what jsonb does not take, or no reader would."""
     try:
-        return json_text(value, jsonb.dumps)
+        return json_text(value, jsonb.dumps, encode_refuses_same_keys=True)
     except EngineError as error:
         raise translated(error) from None
 
