@@ -234,10 +234,12 @@ def with_checked_arguments(backend: _Backend) -> _Backend:
     return backend
 
 
-_USUAL_TEXT = '{0}.__class__ is str and len({0}) < 999 and {0}.isascii() and "\\0" not in {0}'
+_USUAL_TEXT = (
+    '{{0}}.__class__ is str and 0 < len({{0}}) <= {0} and {{0}}.isascii() and "\\0" not in {{0}}'
+)
 _USUAL: dict[_Check, str] = {
-    text_problem: _USUAL_TEXT,
-    queue_problem: f"{_USUAL_TEXT} and 0 < len({{0}}) <= {QUEUE_NAME_BYTES_MAX}",
+    text_problem: _USUAL_TEXT.format(NAME_BYTES_MAX),
+    queue_problem: _USUAL_TEXT.format(QUEUE_NAME_BYTES_MAX),
     integer_problem: f"{{0}}.__class__ is int and {-INTEGER_MAX - 1} <= {{0}} <= {INTEGER_MAX}",
     _count_problem: f"{{0}}.__class__ is int and 0 <= {{0}} <= {INTEGER_MAX}",
     _id_problem: "{0}.__class__ is UUID",

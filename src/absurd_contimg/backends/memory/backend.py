@@ -18,11 +18,13 @@ from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.procedures import checks, events, queues, runs, tasks
 from absurd_contimg.backends.memory.records import (
     dumped,
+    loader,
     python_values,
     time_us,
     translated,
     uuid_int,
 )
+from absurd_contimg.backends.memory.schema import new_row
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 from absurd_contimg.backends.memory.values import times
@@ -46,6 +48,7 @@ from absurd_contimg.core.records import (
 )
 from absurd_contimg.core.task_queries import RecentActivity, TaskFilter
 
+_spawned_values, _claimed_values = loader(tasks.Spawned), loader(runs.Claim)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -110,13 +113,13 @@ class MemoryBackend(Backend):
     ) -> SpawnedTask:
         chosen = jsonb.EMPTY if options is None else dumped(options.to_json())
         row = await self._run(tasks.spawn_task, (queue_name, task_name, dumped(params), chosen))
-        return tuple.__new__(SpawnedTask, python_values(row))
+        return new_row(SpawnedTask, _spawned_values(row))
 
     async def claim_task(
         self, queue_name: str, worker_id: str, claim_timeout: int = 30, qty: int = 1
     ) -> list[ClaimedTask]:
         rows = await self._run(runs.claim_task, (queue_name, worker_id, claim_timeout, qty))
-        return [tuple.__new__(ClaimedTask, python_values(row)) for row in rows]
+        return [new_row(ClaimedTask, _claimed_values(row)) for row in rows]
 
     async def complete_run(self, queue_name: str, run_id: UUID, state: Json = None) -> None:
         await self._run(runs.complete_run, (queue_name, uuid_int(run_id), dumped(state)))
@@ -138,7 +141,7 @@ class MemoryBackend(Backend):
     ) -> SpawnedTask:
         chosen = jsonb.EMPTY if options is None else dumped(options)
         row = await self._run(tasks.retry_task, (queue_name, uuid_int(task_id), chosen))
-        return tuple.__new__(SpawnedTask, python_values(row))
+        return new_row(SpawnedTask, _spawned_values(row))
 
     async def retry_tasks(
         self, queue_name: str, options: Mapping[UUID, Mapping[str, Json]]

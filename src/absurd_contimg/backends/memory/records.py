@@ -96,17 +96,18 @@ _LOADERS: dict[str, Callable[[Any], Any]] = {
 
 
 @lru_cache
-def _loader(row: Any) -> Callable[[Any], list[Any]]:
+def loader(row: Any) -> Callable[[Any], tuple[Any, ...]]:
     """What loads rows of a kind, made from text: half the time of looking at each column again."""
     values = []
     for place, known in enumerate(columns_of(row)):
         value, kind = f"row[{place}]", known.type_name
         loaded = f"{kind}({value})" if kind in _LOADERS else value
         values.append(f"None if {value} is None else {loaded}" if known.nullable else loaded)
-    load: Callable[[Any], list[Any]] = eval(f"lambda row: [{', '.join(values)}]", {**_LOADERS})
+    code = f"lambda row: ({', '.join(values)},)"
+    load: Callable[[Any], tuple[Any, ...]] = eval(code, {**_LOADERS})
     return load
 
 
-def python_values(row: tuple[Any, ...]) -> list[Any]:
+def python_values(row: tuple[Any, ...]) -> tuple[Any, ...]:
     """The values of a row of a table or a procedure, as core's records have them."""
-    return _loader(type(row))(row)
+    return loader(type(row))(row)

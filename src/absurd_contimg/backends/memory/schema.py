@@ -135,6 +135,10 @@ class KeyRow(NamedTuple):
     task_id: Uuid
 
 
+new_row = tuple.__new__
+"""Makes a row of its class and of all its values, in half the time of the class."""
+
+
 def replacement(row: type[R], columns: str) -> Callable[..., R]:
     """What gives a row with new values, by name, for all of these columns.
 
@@ -143,7 +147,7 @@ def replacement(row: type[R], columns: str) -> Callable[..., R]:
     names, known = columns.split(), list(get_type_hints(row))
     values = [name if name in names else f"row[{place}]" for place, name in enumerate(known)]
     code = f"lambda row, *, {', '.join(names)}: new(made, ({', '.join(values)}))"
-    change: Callable[..., R] = eval(code, {"new": tuple.__new__, "made": row})
+    change: Callable[..., R] = eval(code, {"new": new_row, "made": row})
     return change
 
 

@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.schema import TableSchema
+from absurd_contimg.backends.memory.schema import TableSchema, new_row
 from absurd_contimg.backends.memory.transaction import RowLock, Transaction, WouldBlock
 from absurd_contimg.backends.memory.values.text import uuid_out
 
@@ -156,7 +156,7 @@ class Table(Generic[R]):
         values, places = list(row), self._places
         for name, value in changes.items():
             values[places[name]] = value
-        return self.put(tx, tuple.__new__(self._row, values))
+        return self.put(tx, new_row(self._row, values))
 
     def delete(self, tx: Transaction, key: Hashable) -> bool:
         """Delete the row if there is one; whether there was."""

@@ -25,6 +25,7 @@ from absurd_contimg.backends.memory.schema import (
     Timestamptz,
     Uuid,
     WaitRow,
+    new_row,
     not_null_violation,
 )
 from absurd_contimg.backends.memory.tables import NO_LEASE
@@ -89,7 +90,7 @@ def write_checkpoint(
     if task_id is None or step_name is None:
         column = "task_id" if task_id is None else "checkpoint_name"
         raise not_null_violation(column, checkpoints.relation_of(task_id))
-    row = CheckpointRow(task_id, step_name, state, "committed", owner_run, now)
+    row = new_row(CheckpointRow, (task_id, step_name, state, "committed", owner_run, now))
     checkpoints.put(tx, row)
 
 

@@ -26,6 +26,7 @@ from absurd_contimg.backends.memory.schema import (
     Text,
     Timestamptz,
     Uuid,
+    new_row,
     not_null_violation,
     replacement,
 )
@@ -75,8 +76,8 @@ def claim_task(
     if not tx.alone or runs.leases.is_due(now):
         sweep_expired_leases(tx, queue_name, now, limit)
 
-    runs = catalog.runs(tx, queue_name)
-    tasks = catalog.tasks(tx, queue_name)
+    if not tx.alone:  # it now writes
+        runs, tasks = catalog.runs(tx, queue_name), catalog.tasks(tx, queue_name)
     waits = catalog.waits(tx, queue_name)
     claims: list[Claim] = []
     for candidate, task in due_runs(tx, runs, tasks, now, limit):
@@ -101,7 +102,7 @@ def claim_task(
         for wait in waits.where(tx, "run_id", run.run_id):
             if wait.timeout_at is not None and wait.timeout_at <= now:
                 waits.delete(tx, (wait.run_id, wait.step_name))
-        claims.append(tuple.__new__(Claim, (
+        claims.append(new_row(Claim, (
             run.run_id, task.task_id, run.attempt, task.task_name, task.params,
             task.retry_strategy, task.max_attempts, task.headers, run.wake_event, run.event_payload,
         )))  # fmt: skip
@@ -252,7 +253,7 @@ def fail_run(
         elif available_at is not None:
             state_after = "sleeping" if available_at > now else "pending"
             recorded_attempt, last_attempt_run = next_attempt, tx.session.next_uuid()
-            new_run = (last_attempt_run, run.task_id, next_attempt, state_after, available_at)
+            new_run = (last_attempt_run, run.task_id, next_attempt, state_after, available_at, now)
             insert_run(tx, queue_name, *new_run)
 
     tasks = catalog.tasks(tx, queue_name)

@@ -26,6 +26,7 @@ from absurd_contimg.backends.memory.schema import (
     TaskRow,
     Text,
     Uuid,
+    new_row,
 )
 from absurd_contimg.backends.memory.tables import LIVE, NO_LEASE, Tasks, cancellation_rule
 from absurd_contimg.backends.memory.transaction import (
@@ -139,13 +140,13 @@ def spawn_task(
             return Spawned(existing.task_id, existing.last_attempt_run, existing.attempts, False)
 
     params = jsonb.NULL if params is None else params
-    row = TaskRow(
+    row = new_row(TaskRow, (
         task_id, task_name, params, headers, retry_strategy, max_attempts, cancellation, now, None,
         "pending", 1, run_id, None, None, idempotency_key,
-    )  # fmt: skip
+    ))  # fmt: skip
     catalog.tasks(tx, queue_name).put(tx, row)
-    insert_run(tx, queue_name, run_id, task_id, 1, "pending", now)
-    return Spawned(task_id, run_id, 1, True)
+    insert_run(tx, queue_name, run_id, task_id, 1, "pending", now, now)
+    return new_row(Spawned, (task_id, run_id, 1, True))
 
 
 def _max_attempts(options: str) -> int | None:
@@ -157,14 +158,20 @@ def _max_attempts(options: str) -> int | None:
 
 
 def insert_run(
-    tx: Transaction, queue: str | None, run_id: int, task_id: int, attempt: int, state: str, at: int
+    tx: Transaction,
+    queue: str | None,
+    run_id: int,
+    task_id: int,
+    attempt: int,
+    state: str,
+    at: int,
+    now: int,
 ) -> None:
     """Insert a run that can be claimed from `at` on."""
-    created_at = tx.session.current_time()
-    row = RunRow(
+    row = new_row(RunRow, (
         run_id, task_id, attempt, state, None, None, at, None, None, None, None, None, None, None,
-        created_at,
-    )  # fmt: skip
+        now,
+    ))  # fmt: skip
     catalog.runs(tx, queue).put(tx, row)
 
 
@@ -249,7 +256,7 @@ def retry_task(
         )
     run_id = tx.session.next_uuid()
     attempt = checked_integer(task.attempts + 1)
-    insert_run(tx, queue_name, run_id, task.task_id, attempt, "pending", now)
+    insert_run(tx, queue_name, run_id, task.task_id, attempt, "pending", now, now)
     catalog.tasks(tx, queue_name).update(
         tx,
         task,
