@@ -14,6 +14,7 @@ import h5py
 import pytest
 from typer.testing import CliRunner
 
+from absurd_contimg.operations import terminal
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.products.manifest import Manifest, file_entries, write_manifest
 from absurd_contimg.products.publication import publish_copy
@@ -44,6 +45,19 @@ def test_a_file_that_is_refused_says_why_and_what_to_do(tmp_path: Path) -> None:
     assert "site.latitude_deg" in first["refused_for"][0]
     assert second["refused_for"] == []
     assert second["traits"]["sub-band"] == "01"
+
+
+def test_a_long_verification_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``contimg verify /`` said nothing for a minute; what it prints at the end stays alone."""
+    for number in range(300):
+        (tmp_path / f"{number}").mkdir()
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.001)
+    result = CliRunner().invoke(app, ["verify", "--json", str(tmp_path)])
+    assert json.loads(result.stdout)["verified"] == 0
+    lines = result.stderr.splitlines()
+    assert lines[0] == f"Looking for products below {tmp_path}: 0 so far."
 
 
 @pytest.mark.parametrize("content", [b"", b"no HDF5"])

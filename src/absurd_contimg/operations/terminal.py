@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from time import monotonic
@@ -23,7 +25,7 @@ from absurd_contimg.history.summary import TaskSummary, summarize
 from absurd_contimg.history.timeline import StepStart, group_of, kind_of, step_order
 from absurd_contimg.history.wait_explanation import WaitContext, WaitExplanation, explain_wait
 from absurd_contimg.operations.attempts import STATE_COLOURS, add_attempts
-from absurd_contimg.operations.console import cell, message_line, one_line
+from absurd_contimg.operations.console import cell, error_console, message_line, one_line
 from absurd_contimg.products.output_warnings import output_warnings
 from absurd_contimg.terminal_tables import KeyedTable
 from absurd_contimg.workflows.orchestrator import IMAGING_STAGES
@@ -31,8 +33,27 @@ from absurd_contimg.workflows.orchestrator import IMAGING_STAGES
 _REFRESH_SECONDS = 0.5
 LINE_SECONDS = 10.0
 """Between two looks that are printed where there is no terminal."""
+_LINE_END_SECONDS = 1.0
 _FAILURE_KEYS = ("kind", "rule", "step", "name", "message", "where", "path", "advice", "logs")
 """What the JSON of a task has of its failure."""
+
+
+@contextmanager
+def lines_of_progress(text: Callable[[], str]) -> Iterator[None]:
+    """While this lasts, print a line on standard error every `LINE_SECONDS`."""
+    ended = threading.Event()
+
+    def show() -> None:
+        while not ended.wait(LINE_SECONDS):
+            error_console.print(message_line(text()), soft_wrap=True)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_LINE_END_SECONDS)  # so that no line comes after the result
 
 
 def _coloured_state(summary: TaskSummary, *, is_silent: bool = False) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
@@ -154,6 +155,23 @@ def _traits(header: RawHeader) -> dict[str, str]:
     }
 
 
+@dataclass(slots=True)
+class _Progress:
+    """How far a verification is."""
+
+    below: Path | None
+    """Where products are looked for."""
+    product: Path | None = None
+    """The one whose bytes are read."""
+    n_products: int = 0
+    n_verified: int = 0
+
+    def text(self) -> str:
+        if self.below is not None:
+            return f"Looking for products below {self.below}: {self.n_products} so far."
+        return f"{self.n_verified} of {self.n_products} products verified, now: {self.product}"
+
+
 _REGISTRY = "registry"
 """Among what is wrong: the registry, which is no product."""
 
@@ -170,9 +188,12 @@ def verify_products(
 ) -> None:
     """Compare the bytes of committed products and published copies with their manifests' digests.
 
-    Reads every byte. Exit code 1 if one differs, cannot be read or has lost its manifest; without
-    names also if one that the registry knows is gone or was not read.
+    Reads every byte, and says every 10 s how far it is. Exit code 1 if one differs, cannot be read
+    or has lost its manifest; without names also if one that the registry knows is gone or was not
+    read.
     """
+    from absurd_contimg.operations.terminal import lines_of_progress
+
     settings = state.settings()
     output_dir = settings.pipeline.paths.output_dir
     wrong: dict[str, str] = {}
@@ -181,16 +202,18 @@ def verify_products(
         raise MissingInputError(f"There is no folder {output_dir}.", "Check --output-dir.")
     known = {} if products else _known(settings, wrong)
     read: set[Path] = set()
-    for path in products or [output_dir]:
-        folders = _products_at(path, wrong)
-        if products and not folders and not wrong:
-            wrong[str(path)] = f"{path} is no product, holds none, or is not there."
-        n_products += len(folders)
-        read.update(folders)
-        for folder in folders:
-            _verify(folder, wrong)
-    if not products:
-        n_copies = _verify_copies(settings.pipeline.paths.published, wrong)
+    progress = _Progress((products or [output_dir])[0])
+    with lines_of_progress(progress.text):
+        for path in products or [output_dir]:
+            folders = _products_at(path, wrong, progress)
+            if products and not folders and not wrong:
+                wrong[str(path)] = f"{path} is no product, holds none, or is not there."
+            n_products += len(folders)
+            read.update(folders)
+            for folder in folders:
+                _verify(folder, wrong, progress)
+        if not products:
+            n_copies = _verify_copies(settings.pipeline.paths.published, wrong, progress)
         still_known = _known(settings, wrong)
         for folder in sorted(known.keys() & still_known.keys()):
             if folder.parent.resolve() / folder.name not in read:
@@ -235,7 +258,7 @@ def _known(settings: Settings, wrong: dict[str, str]) -> dict[Path, str]:
     return products | gone
 
 
-def _products_at(path: Path, wrong: dict[str, str]) -> list[Path]:
+def _products_at(path: Path, wrong: dict[str, str], progress: _Progress) -> list[Path]:
     """The products below a path, or the one that it lies in. The path may be a link.
 
     Folders that are not read go into `wrong`, by their path.
@@ -250,24 +273,33 @@ def _products_at(path: Path, wrong: dict[str, str]) -> list[Path]:
     if path.is_symlink() and os.path.lexists(path / MANIFEST_NAME):
         return [path.parent.resolve() / path.name]
     path = path.resolve()
-    below = list(product_folders(path, like_products=True, on_unread=on_unread))
+    below, progress.below = list[Path](), path
+    for folder in product_folders(path, like_products=True, on_unread=on_unread):
+        below.append(folder)
+        progress.n_products += 1
+    progress.below = None
     around = [folder for folder in path.parents if (folder / MANIFEST_NAME).is_file()]
     return below or around[:1]
 
 
-def _verify_copies(publish_dir: Path, wrong: dict[str, str]) -> int:
+def _verify_copies(publish_dir: Path, wrong: dict[str, str], progress: _Progress) -> int:
     """Verify the published copies, except those that are being made; how many there are."""
     from absurd_contimg.products.publication import is_staged
 
-    copies = [folder for folder in _products_at(publish_dir, wrong) if not is_staged(folder)]
+    copies = [
+        folder for folder in _products_at(publish_dir, wrong, progress) if not is_staged(folder)
+    ]
     for folder in copies:
-        _verify(folder, wrong, "Move this copy away, then: contimg publish retry")
+        _verify(folder, wrong, progress, "Move this copy away, then: contimg publish retry")
     return len(copies)
 
 
-def _verify(folder: Path, wrong: dict[str, str], remedy: str | None = None) -> None:
+def _verify(
+    folder: Path, wrong: dict[str, str], progress: _Progress, remedy: str | None = None
+) -> None:
     from absurd_contimg.products.store import load_committed, verify
 
+    progress.product = folder
     try:
         manifest = load_committed(folder)
         verify(folder, manifest, deep=True)
@@ -276,3 +308,4 @@ def _verify(folder: Path, wrong: dict[str, str], remedy: str | None = None) -> N
         wrong[str(folder)] = advice or str(error)
     except OSError as error:
         wrong[str(folder)] = f"{folder} cannot be read ({error})."
+    progress.n_verified += 1
