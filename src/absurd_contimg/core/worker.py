@@ -37,6 +37,7 @@ from absurd_contimg.core.lost_leases import LostLeases
 from absurd_contimg.core.records import ClaimedTask, Json, created_at
 from absurd_contimg.core.refusals import Refusal, meaning_of
 from absurd_contimg.core.refused_claims import Explain, log_refusal, unblock
+from absurd_contimg.core.repeated_lines import RepeatedLines
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import StepJournal, StepOutcome
@@ -125,6 +126,7 @@ class Worker:
     runs_begun: int = field(default=0, init=False)
     """How many runs it has claimed so far."""
     activity: WorkerActivity = field(default_factory=WorkerActivity, init=False)
+    _lines: RepeatedLines = field(default_factory=RepeatedLines, init=False)
     _lost: LostLeases = field(init=False)
     _bounded: CallBounds = field(init=False)
     _claim_sent_at: float = field(default=0.0, init=False)
@@ -424,7 +426,9 @@ class Worker:
             _log.info("released run %s", claimed.run_id)
 
     async def _leave_to_others(self, claimed: ClaimedTask) -> None:
-        _log.warning("no handler for task %r here: left to other workers", claimed.task_name)
+        text = f"no handler for task {claimed.task_name!r} here: left to other workers"
+        now = asyncio.get_running_loop().time()  # each such run comes back every few seconds
+        _log.log(self._lines.level(claimed.task_name, text, now), "%s", text)
         try:
             async with asyncio.timeout(_RELEASE_SECONDS):
                 await self._give_back(claimed.run_id, _UNKNOWN_TASK_SECONDS)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from absurd_contimg.core.repeated_lines import RepeatedLines
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.execution.disk_usage import size_text
 from absurd_contimg.owned_folders import ForeignFolderError, Mark
@@ -23,6 +24,8 @@ from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.regular_files import read_json
 
 _log = logging.getLogger(__name__)
+_lines = RepeatedLines()
+"""Of all janitors of this process."""
 
 OWNERS = ".owners"
 KIND = "scratch"
@@ -152,7 +155,7 @@ class Janitor:
     def sweep(self) -> list[RemovedFolder]:
         """Remove the folders of all dead owners; which, and how large they were.
 
-        A folder without the mark of its owner stays, and a warning names it.
+        A folder without the mark of its owner stays, and a warning names it, each hour at most.
         """
         removed = []
         files = self._files
@@ -166,7 +169,8 @@ class Janitor:
                 _remove_left_over(folder, Mark(KIND, owner), files)
                 files.remove(path)
             except (ForeignFolderError, PermissionError) as error:
-                _log.warning("%s", error)
+                # Workers sweep before each claim while space is short.
+                _log.log(_lines.level(str(folder), str(error), time.monotonic()), "%s", error)
                 continue
             finally:
                 files.unlock(lock)

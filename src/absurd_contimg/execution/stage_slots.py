@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from absurd_contimg.core.repeated_lines import RepeatedLines
 from absurd_contimg.errors import RegistryAwayError
 from absurd_contimg.execution.processes import InThread
 
@@ -96,9 +97,13 @@ async def _renew(
 
     While the registry is away nobody else can take the slot, so the stage goes on.
     """
+    lines, clock = RepeatedLines(), asyncio.get_running_loop().time
     while True:
         await asyncio.sleep(pause_seconds)
         try:
             await take()
         except RegistryAwayError as error:
-            _log.warning("the slot of %s could not be renewed: %s", holder, error)
+            text = f"the slot of {holder} could not be renewed: {error}"
+            _log.log(lines.level(holder, text, clock()), "%s", text)
+        else:
+            lines.ended(holder)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from absurd_contimg.core.records import Json
+from absurd_contimg.core.repeated_lines import RepeatedLines
 from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.disk_usage import (
     MOUNT_FOR_WRITING,
@@ -48,6 +50,7 @@ class DiskGuard:
     """Removes from scratch what could not be removed before; says what still cannot."""
     host: str = ""
     """Where the worker runs: the state folder may be shared."""
+    _lines: RepeatedLines = field(default_factory=RepeatedLines, init=False)
     _noted: tuple[bool, str] | None = field(default=None, init=False)
     _reason: str = field(default="", init=False)
     _is_written: bool = field(default=True, init=False)
@@ -102,7 +105,10 @@ class DiskGuard:
             try:
                 self.make_room()
             except OSError as error:
-                _log.warning("worker %s: cannot make room: %s", self.worker_id, error)
+                text = f"worker {self.worker_id}: cannot make room: {error}"
+                _log.log(self._lines.level("room", text, time.monotonic()), "%s", text)
+            else:
+                self._lines.ended("room")
             usage = disk_usage(folder)
         marks, free = self.watermarks, size_text(usage.free_bytes)
         critical, warn = (
