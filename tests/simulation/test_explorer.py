@@ -13,8 +13,9 @@ from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.procedures import runs
 from absurd_contimg.core import lost_leases
 from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.worker import Worker
 from absurd_contimg.simulation.campaign.campaign import digest_of
-from absurd_contimg.simulation.exploration.crash_run import CrashRun
+from absurd_contimg.simulation.exploration.crash_run import CrashRun, Snapshot
 from absurd_contimg.simulation.exploration.example_workflows import everything_spec, pipeline_spec
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.exploration.explorer import (
@@ -228,6 +229,52 @@ def test_the_futures_after_one_recovery_are_the_same() -> None:
         for _, other in others:
             assert other.run() == outcome
             assert digest_of(other.world.histories()) == histories
+
+
+def test_futures_of_kills_at_two_times_are_the_same() -> None:
+    """But for the time between: where time does not matter, the explorer runs one of them."""
+    spec = pipeline_spec()
+    base = CrashRun(spec, keep_crash_points=True)
+    base.run()
+    runs = defaultdict(list)
+    for snapshot in base.snapshots:
+        for kind in KILLS:
+            contents = CrashRun(spec, snapshot=snapshot, killed_by=kind).beginning()
+            runs[kind, contents and contents.contents].append((snapshot, kind))
+    at_two_times = [same for same in runs.values() if len({each.time for each, _ in same}) > 1]
+    assert len(at_two_times) > 30
+    for (snapshot, kind), *others in at_two_times[:: 1 if is_search() else 8]:
+        ends = ended_after(spec, snapshot, kind)
+        for other, _ in others:
+            assert ended_after(spec, other, kind) == ends
+
+
+def ended_after(spec: ExplorationSpec, snapshot: Snapshot, kind: FaultKind) -> Any:
+    """What a kill leaves, and how long after it."""
+    run = CrashRun(spec, snapshot=snapshot, killed_by=kind)
+    outcome = run.run()
+    assert run.ended_at is not None
+    (history,) = run.world.histories()
+    starts = [(each.started_at, each.state) for each in history.runs[1:]]
+    assert all(start is not None for start, _ in starts)
+    return outcome, round(run.ended_at - snapshot.time, 3), [state for _, state in starts]
+
+
+def test_no_violation_is_lost_where_time_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A future is left out for one at another time only if that has ended well."""
+
+    def findings(time_matters: bool) -> list[tuple[str, list[str]]]:
+        spec = pipeline_spec(time_matters=time_matters)
+        exploration = explore(spec, faults=[FaultKind.KILL], findings_max=1000)
+        return [
+            (each.schedule_text, [violation.invariant for violation in each.violations])
+            for each in exploration.findings
+        ]
+
+    async def nothing(_self: Any) -> None: ...
+
+    monkeypatch.setattr(Worker, "_release_orphans", nothing)
+    assert findings(time_matters=False) == findings(time_matters=True) != []
 
 
 @pytest.mark.parametrize("schedule", ["pause@31,pause@1", "pause@31,pause@17", "pause@33,pause@37"])

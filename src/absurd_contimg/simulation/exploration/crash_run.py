@@ -7,7 +7,6 @@ explorer decides which fault schedules are tried.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from absurd_contimg.simulation.exploration.checker import InvariantChecker
 from absurd_contimg.simulation.exploration.endless_loops import CallCounter
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
 from absurd_contimg.simulation.exploration.injector import FaultInjector
+from absurd_contimg.simulation.exploration.known_futures import Beginning, contents_from
 from absurd_contimg.simulation.exploration.outcome import Outcome, outcome_of
 from absurd_contimg.simulation.model.effect_gateway import COMMITTED, Effect, EffectPhase
 from absurd_contimg.simulation.model.faults import (
@@ -67,6 +67,14 @@ class Snapshot:
     worker_id: str
     processes: int
     """How many processes have been started so far, this one included."""
+    steps: int
+    """How many changes the database has seen so far that are more than a longer lease."""
+
+    @property
+    def beginning(self) -> Beginning:
+        """What decides the future after a kill of one kind here, if no other process lives."""
+        contents = contents_from(self.state, self.time)
+        return Beginning(self.time, (self.worker_id, self.processes, contents))
 
 
 class CrashRun:
@@ -105,7 +113,7 @@ class CrashRun:
         self._keep_crash_points = keep_crash_points
         self._trace_effects = trace_effects
         self._check_operations = check_operations
-        self._changes = 0
+        self._changes = self._steps = 0
         self.ended_at: float | None = None
         """When all tasks had ended, in seconds; a paused process may go on after that."""
         self._ends_at_once = not spec.linger_seconds and only_of(schedule, KILLS)
@@ -122,7 +130,7 @@ class CrashRun:
         self._stop_at_start = False
         self._before_claim: list[str] | None = None
         """The effects of a process before its first claim, while `recovery` waits for it."""
-        self._recovery: Hashable | None = None
+        self._recovery: Beginning | None = None
         if spec.reply_seconds:
             self.world.server.reply_seconds["host 1"] = spec.reply_seconds
         if killed_by is None:
@@ -214,12 +222,14 @@ class CrashRun:
     def _record(self, effect: Effect, phase: EffectPhase) -> None:
         """Keep a crash point, with a snapshot if the durable state or the time is another one."""
         self.crash_points.append(CrashPoint(effect, phase))
-        self._changes += phase is COMMITTED and effect.changes
+        if phase is COMMITTED and effect.changes:
+            self._changes += 1
+            self._steps += effect.kind == "call" and effect.name != "extend_claim"
         state = self.world.kernel.now, self._changes
         if state != self._last_state:
             self._last_state = state
             copy = self.world.state.fork()
-            at = (self.crash_point, state[0], copy, self._worker_id, self._processes)
+            at = (self.crash_point, state[0], copy, self._worker_id, self._processes, self._steps)
             self.snapshots.append(Snapshot(*at))
             self.checker.check_products()
 
@@ -271,7 +281,7 @@ class CrashRun:
 
     # -- running --------------------------------------------------------------------------
 
-    def beginning(self) -> Hashable | None:
+    def beginning(self) -> Beginning | None:
         """Run until the next process starts after a kill; what decides everything from there on.
 
         The new process has swept the scratch folders of the dead one, and no code of its workers
@@ -286,10 +296,14 @@ class CrashRun:
         others = (process for process in self.world.processes if process is not self._current)
         if any(process.tasks() for process in others):
             return None
-        state = self.world.state.contents()
-        return self.world.kernel.now, self._worker_id, self._processes, state
+        return self._beginning()
 
-    def recovery(self) -> Hashable | None:
+    def _beginning(self, *effects: str) -> Beginning:
+        now = self.world.kernel.now
+        contents = contents_from(self.world.state, now)
+        return Beginning(now, (self._worker_id, self._processes, effects, contents))
+
+    def recovery(self) -> Beginning | None:
         """Run past the first claim of the process that `beginning` has started; what decides all
         from that claim on.
 
@@ -312,8 +326,7 @@ class CrashRun:
         self._before_claim = None
         world.kernel.stop()
         if world.server.quiet and not world.has_service(process):
-            begun = (world.kernel.now, self._worker_id, self._processes)
-            self._recovery = (*begun, tuple(effects), world.state.contents())
+            self._recovery = self._beginning(*effects)
 
     def run(self) -> Outcome:
         """Run to the end; what is left, and the violations."""

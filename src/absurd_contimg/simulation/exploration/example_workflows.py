@@ -25,11 +25,11 @@ from absurd_contimg.workflows.group import TASK_NAME, spawn_options
 
 
 def pipeline_spec(workers: PipelineWorkers | None = None, **options: Any) -> ExplorationSpec:
-    """One group on its way through the whole pipeline."""
+    """One group on its way through the whole pipeline, whose stages do the same at any time."""
     factory = PipelineWorkers() if workers is None else workers
     queue, group_id = factory.settings.queue_name, "2026-01-01T00:00:00"
     job = Job(queue, TASK_NAME, pipeline_params(group_id), spawn_options(group_id))
-    return ExplorationSpec(factory, [job], (queue,), **options)
+    return ExplorationSpec(factory, [job], (queue,), **({"time_matters": False} | options))
 
 
 def everything_spec(**options: Any) -> ExplorationSpec:

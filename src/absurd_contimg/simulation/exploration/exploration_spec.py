@@ -61,6 +61,9 @@ class ExplorationSpec:
     looks: tuple[str, ...] = ()
     """How names of checkpoints begin that depend on when a handler looked at another task."""
     prepare: Callable[[], State] | None = None
+    time_matters: bool = True
+    """False: its handlers do the same at any time, and however long ago something happened. Then
+    kills at two times that leave the same have one future, unless that has violations."""
 
     def initial_state(self) -> State:
         """The state at 0 s: queues and spawned tasks, and no process yet."""

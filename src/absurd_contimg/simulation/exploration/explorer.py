@@ -6,8 +6,8 @@ results, checkpoints and products as the baseline.
 
 A killed process leaves nothing but durable state, so the future after a kill starts from a
 snapshot of that state, and kills after which the next process starts, or makes its first claim,
-with the same state have one future. All other faults leave a living process: their futures are run
-from the beginning.
+with the same state have one future (`known_futures`). All other faults leave a living process:
+their futures are run from the beginning.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import NamedTuple
 
 from absurd_contimg.core.records import History
@@ -26,6 +27,7 @@ from absurd_contimg.history.invariants.check import RECOVERY_INVARIANTS, Violati
 from absurd_contimg.history.invariants.recovery import RecoveryObservation
 from absurd_contimg.simulation.exploration.crash_run import CrashPoint, CrashRun, Snapshot
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
+from absurd_contimg.simulation.exploration.known_futures import Beginning, KnownFutures
 from absurd_contimg.simulation.exploration.outcome import Outcome
 from absurd_contimg.simulation.exploration.replay_report import replay_report
 from absurd_contimg.simulation.model.effect_gateway import BEFORE
@@ -231,11 +233,13 @@ class _Future(NamedTuple):
     schedule: FaultSchedule
     snapshot: Snapshot | None = None
 
-    @property
-    def group(self) -> Hashable:
-        """Only those of one group can be the same: after one kind of kill at one time."""
+    def group(self, time_matters: bool) -> Hashable:
+        """Only those of one group are compared: after one kind of kill at one time, or in one step
+        where time does not matter."""
         snapshot = self.snapshot
-        return self.schedule if snapshot is None else (self.schedule[-1].kind, snapshot.time)
+        if snapshot is None:
+            return self.schedule
+        return (self.schedule[-1].kind, snapshot.time) if time_matters else snapshot.steps
 
 
 class _Explorer:
@@ -243,6 +247,10 @@ class _Explorer:
         self._spec, self._findings_max = spec, findings_max
         self._check_operations = check_operations
         self._result = Exploration()
+        outside = bool(spec.external_inputs) or spec.ends_after_seconds > 0.0
+        self._time_matters = spec.time_matters or outside
+        self._spare_seconds = inf
+        """How much later the futures since the last look might have ended, at least."""
 
     def explore(self, kinds: Kinds, seconds: Kinds, part: tuple[int, int]) -> Exploration:
         base = CrashRun(self._spec, keep_crash_points=True, check_operations=True)
@@ -265,28 +273,42 @@ class _Explorer:
         part: tuple[int, int] = (0, 1),
     ) -> None:
         """Run every future with one more fault than a recorded run, `then` with another one."""
-        known: set[Hashable] = set()
+        known = KnownFutures(self._time_matters)
         groups: dict[Hashable, int] = {}
+        findings = self._result.findings
         for future in _futures(recorded, origin, kinds):
-            if len(self._result.findings) >= self._findings_max:
+            if len(findings) >= self._findings_max:
                 return
-            if groups.setdefault(future.group, len(groups)) % part[1] != part[0]:
+            group = future.group(self._time_matters)
+            if groups.setdefault(group, len(groups)) % part[1] != part[0]:
                 continue
-            run = self._start(future, known, keep_crash_points=bool(then))
+            run = self._start(future, group, known, keep_crash_points=bool(then))
             if run is None:
                 self._result.duplicates += 1
                 continue
+            before, spare_before = len(findings), self._spare_seconds
+            self._spare_seconds = inf
             self._run(future.schedule, run)
             if then and not run.injector.pending:
                 self._explore_from(run, future, then)
+            ended_well = len(findings) == before
+            known.end(self._spare_seconds if ended_well else None, _checks(future.schedule))
+            self._spare_seconds = min(spare_before, self._spare_seconds)
             run.world.discard()
 
     def _start(
-        self, future: _Future, known: set[Hashable], keep_crash_points: bool = False
+        self, future: _Future, group: Hashable, known: KnownFutures, keep_crash_points: bool = False
     ) -> CrashRun | None:
         """The run of a future; None when one with the same beginning or recovery was run."""
         schedule, snapshot = future
         injected = 0 if snapshot is None else snapshot.processes  # each kill starts a process
+        begins_here = snapshot is not None and not schedule[injected:]
+        kind = schedule[-1].kind
+        is_known = partial(known.holds, group, kind, _checks(schedule))
+        if snapshot is not None and begins_here and not self._time_matters:
+            time, contents = snapshot.beginning
+            if is_known(Beginning(time, (kind, contents))):
+                return None
         run = CrashRun(
             self._spec,
             schedule[injected:],
@@ -295,7 +317,7 @@ class _Explorer:
             keep_crash_points=keep_crash_points,
             check_operations=self._check_operations,
         )
-        if snapshot is None or schedule[injected:]:
+        if not begins_here:
             return run
         questions = [run.beginning]
         if not (keep_crash_points or self._check_operations):  # the recovery itself counts then
@@ -304,10 +326,9 @@ class _Explorer:
             answer = ask()
             if answer is None:
                 break
-            if (future.group, answer) in known:
+            if is_known(answer):
                 run.world.discard()
                 return None
-            known.add((future.group, answer))
         return run
 
     def _run(self, schedule: FaultSchedule, run: CrashRun) -> None:
@@ -318,6 +339,8 @@ class _Explorer:
         self._result.injected += not run.injector.pending
         baseline = _Baseline(self._base, self._base_ended_at)
         violations = _violations(self._spec, schedule, run, outcome, baseline)
+        spare_seconds = _latest_end(self._spec, schedule, baseline) - (run.ended_at or inf)
+        self._spare_seconds = min(self._spare_seconds, spare_seconds)
         if violations:
             finding = Finding(schedule, violations, tuple(run.trace))
             self._result.findings.append(finding)
@@ -340,20 +363,30 @@ def _violations(
     """Of all invariants; after an operator's cancel it ends otherwise than the baseline run."""
     if _is_cancelled(schedule):
         return outcome.violations
-    faults, lease_seconds = len(schedule), spec.lease_seconds
-    latest = (1 + faults) * baseline.ended_at + faults * _LEASES_LOST_MAX * lease_seconds
     lost_calls_of_runs = _NOT_CALLS_OF_A_RUN.isdisjoint(run.injector.lost_calls)
     observed = RecoveryObservation(
         outcome.differences(baseline.outcome),
         outcome.run_ends,
         baseline.outcome.run_ends,
         run.ended_at,
-        latest,
+        _latest_end(spec, schedule, baseline),
         baseline.ended_at,
         restarted_at_once=only_of(schedule, RESTARTS),
         only_lost_calls=only_of(schedule, NETWORK) and lost_calls_of_runs,
     )
     return outcome.violations + tuple(find_violations(RECOVERY_INVARIANTS, observed))
+
+
+def _latest_end(spec: ExplorationSpec, schedule: FaultSchedule, baseline: _Baseline) -> float:
+    """By when all tasks must have ended, in seconds."""
+    faults = len(schedule)
+    leases_seconds = faults * _LEASES_LOST_MAX * spec.lease_seconds
+    return (1 + faults) * baseline.ended_at + leases_seconds
+
+
+def _checks(schedule: FaultSchedule) -> int:
+    """How much is demanded of a future after kills: more when every worker is restarted at once."""
+    return int(only_of(schedule, RESTARTS))
 
 
 def _is_cancelled(schedule: FaultSchedule) -> bool:
