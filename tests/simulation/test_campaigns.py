@@ -9,10 +9,14 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from absurd_contimg.errors import SettingError
@@ -25,6 +29,7 @@ from absurd_contimg.simulation.campaign.report import lost_time_lines
 from absurd_contimg.simulation.campaign.scenario import (
     Scenario,
     ScenarioError,
+    StreamPart,
     Telescope,
     Workers,
     load_scenario,
@@ -178,7 +183,7 @@ def test_fault_that_can_hit_nothing_is_refused(faults: str, says: str) -> None:
         ("[workers]\ncount = '2'", "workers.count is '2': it must be a whole number, at least 1"),
         (
             "[workers]\npoll_seconds = true",
-            "workers.poll_seconds is True: it must be a number, more",
+            "workers.poll_seconds is True: it must be a number, at least",
         ),
         (
             "[faults]\noutages = [[5, true]]",
@@ -189,6 +194,19 @@ def test_fault_that_can_hit_nothing_is_refused(faults: str, says: str) -> None:
             "faults.poison_groups.0 is True: it must be a list, each",
         ),
         ("[stream]\nclock_steps = [[-5, 1]]", "stream.clock_steps begin at -5 s: at least 0"),
+        (
+            "[workers]\nhosts = 1000000",
+            "workers.hosts is 1000000: it must be a whole number, at least 1 and at most 256",
+        ),
+        (
+            "[faults]\nworker_kills_per_day = 86400\n[workers]\ncount = 256",
+            "faults.worker_kills_per_day makes 2.21184e+07 events in days = 1, and at most "
+            "1,000,000 are simulated",
+        ),
+        (
+            "drain_seconds = 2e6\n[operator]\nretries_every_seconds = 1",
+            "operator.retries_every_seconds makes 2.0864e+06 events in days = 1, and at most",
+        ),
         (
             "[telescope]\ninterval_seconds = 1e-9",
             "days = 1 and telescope.interval_seconds = 1e-09 make 8.64e+13 groups, and at most "
@@ -201,6 +219,32 @@ def test_wrong_scenario_says_which_field(tmp_path: Path, text: str, says: str) -
     path.write_text(f"name = 'x'\n{text}")
     with pytest.raises(ScenarioError, match=re.escape(f"Scenario {path}: {says}")):
         load_scenario(path)
+
+
+def numbers(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """The fields of a scenario that hold one number, by their dotted names."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from ((f"{name}.{below}", each) for below, each in numbers(field.annotation))
+        elif field.annotation in (int, float, float | None):
+            yield name, field
+    if model is Scenario:
+        yield from ((f"stream.{name}", each) for name, each in numbers(StreamPart))
+
+
+@pytest.mark.parametrize("name", dict(numbers(Scenario)))
+def test_a_huge_number_is_refused_with_its_bound(name: str) -> None:
+    """A simulation with 10^9 hosts ate the memory, one with 10^12 faults never began."""
+    part, _, key = name.rpartition(".")
+    kind = int if dict(numbers(Scenario))[name].annotation is int else float
+    huge: dict[str, Any] = {key: kind(10**30)}
+    with pytest.raises(ValidationError, match="less than"):
+        Scenario.model_validate({"name": "x", **({part: huge} if part else huge)})
+
+
+def test_seeds_and_variants_are_bounded_together() -> None:
+    with pytest.raises(ScenarioError, match=r"5,000,000,000,000 runs .* at most 100,000"):
+        run_campaign("long_outage", range(10**12))
 
 
 def test_whole_numbers_are_numbers(tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def explore(
     then: Annotated[
         str, typer.Option(help="Kinds of a second fault during recovery. Default: none.")
     ] = "",
-    jobs: Annotated[int, typer.Option(min=1, help="Number of processes.")] = os.cpu_count() or 1,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Number of processes.")] = os.cpu_count()
+    or 1,
     faults: Annotated[
         str | None,
         typer.Option(

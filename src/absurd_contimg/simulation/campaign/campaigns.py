@@ -38,6 +38,7 @@ _WHAT = "report of a simulation"
 
 _RUNS_KEPT = 8
 """Whole runs, with all their histories, that are kept for figures: the last ones."""
+_RUNS_MAX = 100_000
 _SHRINK_TRIES_MAX = 40
 _VIOLATIONS_SHOWN = 5
 _WAITING_SHOWN = 5
@@ -84,6 +85,12 @@ def run_campaign(
     summaries: list[RunSummary] = []
     runs: list[Run] = []
     replays: list[str] = []
+    n_runs = len(_chosen(scenario, variant)) * len(seeds)
+    if n_runs > _RUNS_MAX:
+        raise ScenarioError(
+            f"{n_runs:,} runs are asked for, and at most {_RUNS_MAX:,} are made: fewer seeds, or "
+            "one variant of the sweep"
+        )
     todo = [(label, each, seed) for label, each in _chosen(scenario, variant) for seed in seeds]
     for _, each, seed in todo:  # all of them, before the first has taken its time
         check_faults(each, draw_faults(each, seed) if faults is None else faults)

@@ -27,6 +27,11 @@ from absurd_contimg.simulation.model.stage_model import FAILURES, GIB
 GROUPS_MAX = 1_000_000
 """That a scenario may make: the groups of nearly ten years, one every 309 s."""
 
+EVENTS_MAX = 1_000_000
+"""Of one kind that a scenario may ask for on average: faults, retries, restarts."""
+_SECONDS_MAX = 366 * 86_400.0
+_BYTES_MAX = 10**18
+
 _Pair = Annotated[tuple[float, float], Field(strict=False)]
 """TOML has lists for it; the numbers in it are strict."""
 
@@ -51,25 +56,25 @@ class Workers(_Part):
     """The workers, one a process; hosts are filled in turn."""
 
     count: int = Field(4, ge=1, le=256)
-    hosts: int = Field(1, ge=1)
-    cores_per_host: int = Field(16, ge=1)
-    memory_bytes_per_host: _Bytes = Field(64 * GIB, ge=1)
-    lease_seconds: int = Field(120, ge=1)
-    poll_seconds: float = Field(15.0, gt=0)
-    restart_seconds: float = Field(30.0, ge=0)
-    grace_seconds: float = Field(10.0, ge=0)
-    free_bytes_min: _Bytes = Field(0, ge=0)
-    clock_skew_seconds: float = 0.0
+    hosts: int = Field(1, ge=1, le=256)
+    cores_per_host: int = Field(16, ge=1, le=4096)
+    memory_bytes_per_host: _Bytes = Field(64 * GIB, ge=1, le=_BYTES_MAX)
+    lease_seconds: int = Field(120, ge=1, le=86_400)
+    poll_seconds: float = Field(15.0, ge=0.1, le=86_400)
+    restart_seconds: float = Field(30.0, ge=0, le=_SECONDS_MAX)
+    grace_seconds: float = Field(10.0, ge=0, le=86_400)
+    free_bytes_min: _Bytes = Field(0, ge=0, le=_BYTES_MAX)
+    clock_skew_seconds: float = Field(0.0, ge=-86_400, le=86_400)
     clock_drift: float = Field(0.0, gt=-0.5, lt=0.5)
 
 
 class Telescope(_Part):
     """Groups of sub-bands, one every 309 s."""
 
-    interval_seconds: float = Field(309.0, gt=0)
-    calibrator_every: int = Field(1, ge=1)
+    interval_seconds: float = Field(309.0, gt=0, le=_SECONDS_MAX)
+    calibrator_every: int = Field(1, ge=1, le=GROUPS_MAX)
     late_probability: float = Field(0.0, ge=0, le=1)
-    late_seconds: float = Field(240.0, ge=0)
+    late_seconds: float = Field(240.0, ge=0, le=_SECONDS_MAX)
     missing_probability: float = Field(0.0, ge=0, le=1)
     corrupt_probability: float = Field(0.0, ge=0, le=1)
 
@@ -77,9 +82,9 @@ class Telescope(_Part):
 class StreamPart(_Part):
     """A daemon forms groups, windows and mosaics of what arrives. Groups are numbered from 0."""
 
-    poll_seconds: float = Field(60.0, gt=0)
-    window_size: int = Field(10, ge=2)
-    window_stride: int = Field(8, ge=1)
+    poll_seconds: float = Field(60.0, ge=1, le=86_400)
+    window_size: int = Field(10, ge=2, le=1000)
+    window_stride: int = Field(8, ge=1, le=1000)
     truncated_groups: list[int] = Field(default_factory=list)
     damaged_groups: list[int] = Field(default_factory=list)
     repeated_groups: list[int] = Field(default_factory=list)
@@ -105,36 +110,36 @@ class StreamPart(_Part):
 class DiskPart(_Part):
     """The disk that scratch and products of all hosts share."""
 
-    capacity_bytes: _Bytes = Field(10**15, ge=1)
-    bandwidth_bytes_per_second: float | None = Field(None, gt=0)
+    capacity_bytes: _Bytes = Field(10**15, ge=1, le=_BYTES_MAX)
+    bandwidth_bytes_per_second: float | None = Field(None, ge=1000, le=_BYTES_MAX)
 
 
 class OperatorPart(_Part):
     """The duties of an operator; None: nobody does that."""
 
-    frees_after_seconds: float | None = Field(None, gt=0)
-    archives_after_seconds: float | None = Field(None, gt=0)
-    retries_every_seconds: float | None = Field(None, gt=0)
-    restarts_every_seconds: float | None = Field(None, gt=0)
+    frees_after_seconds: float | None = Field(None, ge=1, le=_SECONDS_MAX)
+    archives_after_seconds: float | None = Field(None, ge=1, le=_SECONDS_MAX)
+    retries_every_seconds: float | None = Field(None, ge=1, le=_SECONDS_MAX)
+    restarts_every_seconds: float | None = Field(None, ge=1, le=_SECONDS_MAX)
 
 
 class Faults(_Part):
     """The faults to inject."""
 
-    worker_kills_per_day: float = Field(0.0, ge=0)
-    worker_pauses_per_day: float = Field(0.0, ge=0)
-    worker_stops_per_day: float = Field(0.0, ge=0)
-    host_reboots_per_day: float = Field(0.0, ge=0)
-    partitions_per_day: float = Field(0.0, ge=0)
-    partition_seconds: float = Field(120.0, gt=0)
-    database_restarts_per_day: float = Field(0.0, ge=0)
-    database_outage_seconds: float = Field(20.0, ge=0)
+    worker_kills_per_day: float = Field(0.0, ge=0, le=86_400)
+    worker_pauses_per_day: float = Field(0.0, ge=0, le=86_400)
+    worker_stops_per_day: float = Field(0.0, ge=0, le=86_400)
+    host_reboots_per_day: float = Field(0.0, ge=0, le=86_400)
+    partitions_per_day: float = Field(0.0, ge=0, le=86_400)
+    partition_seconds: float = Field(120.0, gt=0, le=_SECONDS_MAX)
+    database_restarts_per_day: float = Field(0.0, ge=0, le=86_400)
+    database_outage_seconds: float = Field(20.0, ge=0, le=_SECONDS_MAX)
     outages: list[_Pair] = Field(default_factory=list)
     processing_stops: list[_Pair] = Field(default_factory=list)
     disk_fills: list[_Pair] = Field(default_factory=list)
     plan: list[str] = Field(default_factory=list)
     lost_reply_probability: float = Field(0.0, ge=0, le=1)
-    latency_seconds: float = Field(0.0, ge=0)
+    latency_seconds: float = Field(0.0, ge=0, le=3600)
     stage_failures: dict[str, float] = Field(default_factory=dict)
     poison_groups: list[int] = Field(default_factory=list)
 
@@ -145,9 +150,9 @@ class Scenario(_Part):
     name: str = Field(min_length=1)
     about: str = ""
     days: float = Field(1.0, gt=0, le=366)
-    drain_seconds: float = Field(86_400.0, ge=0)
+    drain_seconds: float = Field(86_400.0, ge=0, le=_SECONDS_MAX)
     duration_spread: float = Field(0.1, ge=0, le=1)
-    service_scale: float = Field(1.0, gt=0)
+    service_scale: float = Field(1.0, ge=1e-6, le=1e6)
     workers: Workers = Workers()
     telescope: Telescope = Telescope()
     stream: StreamPart | None = None
@@ -175,7 +180,30 @@ class Scenario(_Part):
                 f"{groups:.6g} groups, and at most {GROUPS_MAX:,} are simulated: lower days or "
                 "raise telescope.interval_seconds"
             )
+        self._require_few_events()
         return self
+
+    def _require_few_events(self) -> None:
+        """Raise `ValueError` where a rate would make more than `EVENTS_MAX` of its events."""
+        workers = self.workers.count + (self.stream is not None)
+        targets = {"worker": workers, "host": self.workers.hosts, "partitions": self.workers.hosts}
+        seconds = self.days * 86_400.0 + self.drain_seconds
+        events = {
+            f"faults.{name}": rate * self.days * targets.get(name.partition("_")[0], 1)
+            for name, rate in self.faults.model_dump().items()
+            if name.endswith("_per_day")
+        }
+        events |= {
+            f"operator.{name}": seconds / every
+            for name, every in self.operator.model_dump().items()
+            if every is not None
+        }
+        for name, number in events.items():
+            if number > EVENTS_MAX:
+                raise ValueError(
+                    f"{name} makes {number:.6g} events in days = {self.days:g}, and at most "
+                    f"{EVENTS_MAX:,} are simulated"
+                )
 
     def variants(self) -> list[tuple[str, Scenario]]:
         """The scenario for each value of its sweep, with a label; itself if there is none."""
