@@ -54,6 +54,19 @@ def test_closed_streams_change_no_exit_code(
     assert (result.returncode, "Traceback" in result.stderr) == (code, False), result.stderr
 
 
+def test_output_of_a_fork_is_read_where_nothing_else_holds_its_stream() -> None:
+    """The old stream closed its number, /dev/null took it: a command had printed nothing."""
+
+    def inner() -> None:
+        os.open(os.devnull, os.O_RDWR)
+        print("shown")
+
+    def outer() -> None:
+        print(run_forked(inner, os.environ).stdout)
+
+    assert run_forked(outer, os.environ).stdout.strip() == "shown"
+
+
 @pytest.mark.parametrize("command", ["--help", "failures --json", "settings"])
 def test_full_disk_under_standard_output_is_one_sentence(command: str, tmp_path: Path) -> None:
     """Typer's help, JSON, a table."""

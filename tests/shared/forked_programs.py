@@ -34,6 +34,8 @@ from absurd_contimg.operations.program import main
 
 Ended = subprocess.CompletedProcess[str]
 _LOOKS_SECONDS = 0.01
+_REPLACED: list[Any] = []
+"""Streams of the test's process: one that nobody holds closes its number, the next file's then."""
 
 
 @cache
@@ -195,6 +197,7 @@ def _run(
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(errors, 2)
+        _REPLACED.extend((sys.stdout, sys.stderr))
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
         console._file = error_console._file = None  # a test may have set others
         logging.root.handlers.clear()  # pytest's
