@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import fcntl
 import json
@@ -243,6 +244,14 @@ def test_import_that_fails_is_no_wrong_value(link: str, other: type[Exception]) 
         setattr(outer, link, inner)
         verdict = CLASSIFIER.classify(Evidence.of(outer))
         assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "import-failed")
+
+
+def test_text_that_is_no_module_has_a_wrong_syntax_for_good() -> None:
+    """Of a half-written module the error names a file; it waits."""
+    for text in ("[1,", "1 +"):
+        with pytest.raises(SyntaxError) as caught:
+            ast.literal_eval(text)
+        assert CLASSIFIER.classify(Evidence.of(caught.value)).rule_id == "wrong-value"
 
 
 def test_memory_and_disk_count_before_the_import_that_they_ended() -> None:

@@ -33,6 +33,12 @@ def package_that_does_not_import(folder: Path, patch: pytest.MonkeyPatch) -> Non
     patch.setenv("PYTHONPATH", str(folder))
 
 
+def package_that_is_half_written(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    (folder / "absurd_contimg").mkdir()
+    (folder / "absurd_contimg" / "__init__.py").write_text("from typing import (\n    Any,\n")
+    patch.setenv("PYTHONPATH", str(folder))
+
+
 def package_without_the_program(folder: Path, patch: pytest.MonkeyPatch) -> None:
     (folder / "absurd_contimg" / "execution").mkdir(parents=True)
     for place in (folder / "absurd_contimg", folder / "absurd_contimg" / "execution"):
@@ -44,7 +50,10 @@ def python_that_is_away(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sys, "executable", str(folder / "bin" / "python"))
 
 
-CASES = [package_that_does_not_import, package_without_the_program, python_that_is_away]
+CASES = [
+    *(package_that_does_not_import, package_that_is_half_written),
+    *(package_without_the_program, python_that_is_away),
+]
 
 
 @pytest.mark.parametrize("break_it", CASES)

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -152,6 +153,12 @@ def import_nothing(_source: Path, _workspace: Workspace) -> None:
     import no_such_module  # type: ignore[import-not-found]  # noqa: F401, PLC0415
 
 
+def import_half_written(_source: Path, workspace: Workspace) -> None:
+    (workspace.temporary / "half_written.py").write_text("def f(\n    x: int,\n")
+    sys.path.append(str(workspace.temporary))
+    import half_written  # type: ignore[import-not-found]  # noqa: F401, PLC0415
+
+
 def import_casa(_source: Path, _workspace: Workspace) -> None:
     import casatasks  # noqa: F401, PLC0415
 
@@ -232,6 +239,7 @@ FAILURES = {
     for item in (
         *(kill, succeed_on_full_disk, write_too_much, allocate, open_without_descriptors),
         *(import_without_memory, import_without_descriptors, import_nothing, import_casa),
+        import_half_written,
         *(start_without_processes, thread_without_processes, openmp_without_processes),
         *(table_damaged, table_without_descriptors, table_locked, table_made),
         *(casa_on_full_disk, casa_without_memory, casa_writes_too_much),

@@ -654,6 +654,7 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "import-memory": lambda g: of_stage(g, "import_without_memory"),
     "import-descriptors": lambda g: of_stage(g, "import_without_descriptors"),
     "import-failed": lambda g: of_stage(g, "import_nothing"),
+    "import-syntax": lambda g: of_stage(g, "import_half_written"),
     "wrong-value": plain(lambda _: int("ten")),
 }
 

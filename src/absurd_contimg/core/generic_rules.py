@@ -17,7 +17,16 @@ _POSIX = "POSIX errno"
 _WAITS_FOR_MEMORY_MAX = 3
 """Memory that another process holds comes back; a step that needs too much never fits."""
 _WAITS_FOR_IMPORT_MAX = 4
-"""An installation that takes longer than these growing waits, 12 minutes, has failed."""
+"""An installation that takes longer than these growing waits, 12 minutes, has failed.
+
+A module of a package that is not installed at all waits as long: while a package is replaced, or an
+environment is made again, it is not installed either, and nothing tells how long that takes.
+"""
+_IMPORT_AGAIN = (
+    "Nothing while an installation or upgrade is under way: it is tried again for some minutes. "
+    "Else install or mend what the message names (contimg doctor), restart the worker, then: "
+    "contimg retry TASK"
+)
 _IMPORT = frozenset({"builtins.ImportError"})
 _FREE_MEMORY = "Run fewer workers on this host, or give each step less to do."
 
@@ -192,6 +201,15 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         text=re.compile(r"Too many open files"),
     ),
     FailureRule(
+        "import-syntax",
+        FailureKind.RESOURCE,
+        _IMPORT_AGAIN,
+        "observed, Python 3.11: a module that is half written while its package is replaced",
+        exceptions=frozenset({"builtins.SyntaxError"}),
+        text=re.compile(r"\([^()<>]+\.py, line \d+\)"),  # a text that is evaluated has no file
+        resource_waits_max=_WAITS_FOR_IMPORT_MAX,
+    ),
+    FailureRule(
         "wrong-value",
         FailureKind.PERMANENT,
         "Correct the parameter or setting that the message names.",
@@ -209,9 +227,7 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
     FailureRule(
         "import-failed",
         FailureKind.RESOURCE,
-        "Nothing while an installation or upgrade is under way: it is tried again for some "
-        "minutes. Else install what is missing (contimg doctor), restart the worker, then: contimg "
-        "retry TASK",
+        _IMPORT_AGAIN,
         "observed: a package that is being replaced; a library that finds no memory is also "
         "reported as a missing module",
         text=re.compile(

@@ -59,7 +59,7 @@ _log = logging.getLogger(__name__)
 
 _NOT_IMPORTED = re.compile(
     r"No module named|cannot import name|: can't open file |"
-    r"cannot open shared object file: No such file"
+    r"cannot open shared object file: No such file|^(Syntax|Indentation|Tab)Error: "
 )
 """The last line of a Python that cannot begin: its package is away, or is being replaced."""
 
