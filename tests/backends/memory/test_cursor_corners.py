@@ -6,13 +6,15 @@ Every test runs on both kinds of connection, with the same expectations.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 from psycopg.transaction import OutOfOrderTransactionNesting
+from psycopg.types.json import Jsonb, set_json_dumps
 
 from absurd_contimg.backends.memory import MemoryDatabase
 
@@ -327,3 +329,70 @@ def test_a_value_that_cannot_be_adapted_is_told_with_its_placeholder(
     with pytest.raises(psycopg.ProgrammingError) as caught:
         connect().execute(query, [{"a": 1}])
     assert str(caught.value) == f"cannot adapt type 'dict' using placeholder {placeholder}"
+
+
+class Point(NamedTuple):
+    x: int
+
+
+def point_as(text: str) -> type[psycopg.adapt.Dumper]:
+    """A dumper that gives this text for every point."""
+
+    class PointDumper(psycopg.adapt.Dumper):
+        def dump(self, obj: Any) -> bytes:
+            return text.encode()
+
+    return PointDumper
+
+
+POINT = "select %s::text"
+
+
+def test_each_statement_takes_the_dumpers_of_its_time(connect: Connect) -> None:
+    """Of its cursor, else of the connection as it was when the cursor was made."""
+    connection = connect(autocommit=True)
+
+    def shown(executor: Any) -> Any:
+        return executor.execute(POINT, (Point(1),)).fetchone()[0]
+
+    early, own = connection.cursor(), connection.cursor()
+    assert shown(early) == "(1)"  # a tuple is a row
+    own.adapters.register_dumper(Point, point_as("own"))
+    assert [shown(own), shown(early), shown(connection)] == ["own", "(1)", "(1)"]
+    connection.adapters.register_dumper(Point, point_as("first"))
+    assert [shown(own), shown(early), shown(connection)] == ["own", "(1)", "first"]
+    connection.adapters.register_dumper(Point, point_as("second"))
+    assert [shown(connection), shown(own), shown(early)] == ["second", "own", "(1)"]
+
+
+def test_each_statement_takes_the_json_encoder_of_its_time(connect: Connect) -> None:
+    """Of all connections, or of this one."""
+    connection = connect(autocommit=True)
+
+    def shown() -> Any:
+        return connection.execute("select %s::jsonb", (Jsonb(1),)).fetchone()[0]
+
+    assert shown() == 1
+    try:
+        set_json_dumps(lambda _: "2")
+        assert shown() == 2
+    finally:
+        set_json_dumps(json.dumps)
+    assert shown() == 1
+    set_json_dumps(lambda _: "3", connection)
+    assert shown() == 3
+
+
+def test_each_statement_takes_the_types_of_its_time(connect: Connect) -> None:
+    """A list of what a new dumper gives is an array of its type."""
+    connection = connect(autocommit=True)
+
+    class AsInteger(psycopg.adapt.Dumper):
+        oid = psycopg.adapters.types["int8"].oid
+
+        def dump(self, obj: Any) -> bytes:
+            return b"7"
+
+    assert connection.execute("select %s::bigint = any(%s)", (7, [1])).fetchone() == (False,)
+    connection.adapters.register_dumper(Point, AsInteger)
+    assert connection.execute("select %s::bigint = any(%s)", (7, [Point(1)])).fetchone() == (True,)

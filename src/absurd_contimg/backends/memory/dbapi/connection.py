@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from operator import is_
 from typing import Any, NoReturn, TypeVar
 from weakref import ReferenceType
 
@@ -15,6 +16,7 @@ from psycopg._cursor_base import BaseCursor
 from psycopg.abc import Buffer, Params, PQGen, PyFormat, Query
 from psycopg.adapt import AdaptersMap
 from psycopg.rows import tuple_row
+from psycopg.types.json import _JsonDumper
 
 from absurd_contimg.backends.memory.dbapi.pgconn import (
     MemoryPGconn,
@@ -28,6 +30,9 @@ from absurd_contimg.backends.memory.values.times import EPOCH
 from absurd_contimg.backends.memory.values.types import ArrayType, SqlType
 
 Load = Callable[[Any], Any]
+_BINARY, _TEXT = pq.Format.BINARY, pq.Format.TEXT
+_BINARY_PARAMETER, _TEXT_PARAMETER = PyFormat.BINARY, PyFormat.TEXT
+_ANY_PARAMETER = PyFormat.AUTO
 _UNCHANGED = frozenset({"int2", "int4", "int8", "text", "bool", "float8"})
 """The types whose values are the same in the engine and in Python."""
 
@@ -39,7 +44,7 @@ class Transformer(psycopg.adapt.Transformer):  # type: ignore[misc, valid-type] 
     value's text, as they do from a server.
     """
 
-    pgconn: Any
+    __slots__ = ("loads", "pgconn", "result")
 
     @classmethod
     def of(cls, adapters: AdaptersMap, pgconn: Any) -> Transformer:
@@ -48,14 +53,34 @@ class Transformer(psycopg.adapt.Transformer):  # type: ignore[misc, valid-type] 
         transformer.pgconn = pgconn
         return transformer
 
+    @classmethod
+    def for_parameters(cls, adapters: AdaptersMap, pgconn: MemoryPGconn) -> Transformer:
+        """That of the statement before, with its dumpers, if this one would choose the same.
+
+        psycopg copies what a map shares with others before it changes it: what is the same object
+        and not the map's own has not changed.
+        """
+        dumpers, by_oid, types = adapters._dumpers, adapters._dumpers_by_oid, adapters.types
+        chosen_by = (
+            dumpers[_TEXT_PARAMETER], dumpers[_ANY_PARAMETER], by_oid[_TEXT], types._registry,
+            _JsonDumper._dumps,
+        )  # fmt: skip
+        kept = pgconn.kept_transformer
+        if kept is not None and all(map(is_, kept[0], chosen_by)):
+            known: Transformer = kept[1]
+            return known
+        made = cls.of(AdaptersMap(adapters), pgconn)
+        pgconn.kept_transformer = chosen_by, made
+        return made
+
     def dump_sequence(
         self, params: Sequence[Any], formats: Sequence[PyFormat]
     ) -> Sequence[Buffer | None]:
-        if PyFormat.BINARY in formats:
+        if _BINARY_PARAMETER in formats:
             raise not_supported("binary parameters (%b)")
         try:
             texts: Sequence[Buffer | None] = super().dump_sequence(
-                params, [PyFormat.TEXT] * len(params)
+                params, [_TEXT_PARAMETER] * len(params)
             )
             return texts
         except psycopg.ProgrammingError:
@@ -89,17 +114,19 @@ class Transformer(psycopg.adapt.Transformer):  # type: ignore[misc, valid-type] 
 
     def _load(self, kind: SqlType) -> Load | None:
         """What makes Python's value of the engine's; None where they are the same."""
-        loader, session = self.get_loader(kind.oid, pq.Format.TEXT), self.pgconn.session
+        known = self.adapters.get_loader(kind.oid, _TEXT)
+        is_psycopgs = known is None or known.__module__.startswith("psycopg")
+        if is_psycopgs and kind.name in _UNCHANGED:
+            return None
+        if is_psycopgs and kind.name == "uuid":
+            return uuid
+        loader, session = self.get_loader(kind.oid, _TEXT), self.pgconn.session
 
         def from_text(value: Any) -> Any:
             return loader.load(kind.show(value, session).encode())
 
-        if not type(loader).__module__.startswith("psycopg"):
+        if not is_psycopgs:
             return from_text
-        if kind.name in _UNCHANGED:
-            return None
-        if kind.name == "uuid":
-            return uuid
         if isinstance(kind, ArrayType):
             item = self._load(kind.element) or (lambda value: value)
             return lambda values: [None if value is None else item(value) for value in values]
@@ -125,7 +152,7 @@ class EngineCursor(BaseCursor[Any, Any]):
         if self.closed:
             raise psycopg.InterfaceError("the cursor is closed")
         self._reset()
-        self._tx = Transformer.of(self.adapters, self._pgconn)
+        self._tx = Transformer.for_parameters(self._adapters, self._pgconn)
         yield from self._conn._start_query()
 
     @classmethod
@@ -137,11 +164,13 @@ class EngineCursor(BaseCursor[Any, Any]):
     def _maybe_prepare_gen(
         self, pgq: Any, *, prepare: bool | None = None, binary: bool | None = None
     ) -> PQGen[None]:
-        if binary or (binary is None and self.format == pq.Format.BINARY):
+        if binary or (binary is None and self.format == _BINARY):
             raise not_supported("binary cursors")
         results = yield from self._pgconn.execute(
             pgq.query, pgq.params, pgq.types, single=bool(prepare)
         )
+        if not self._results:  # of `executemany`, the first ones are shown
+            self._tx = Transformer.of(self._adapters, self._pgconn)
         self._set_results(results)
 
     def _run_many(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psycopg
 from psycopg import errors, pq
@@ -32,6 +32,8 @@ _REPORTED = frozenset(
 )
 """The emulator's settings of which Postgres 18 reports every change, spelled as it does."""
 
+_BAD, _EMPTY = pq.ConnStatus.BAD, pq.ExecStatus.EMPTY_QUERY
+_COMMAND_OK, _TUPLES_OK = pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK
 _QUERIES_KEPT_MAX = 512
 _QUOTED_OR_PLACEHOLDER = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$([A-Za-z_]\w*)?\$.*?\$\1\$|--[^\n]*|\$(\d+)""", re.DOTALL
@@ -56,6 +58,8 @@ class MemoryPGconn:
         self.session = session
         self.status = pq.ConnStatus.OK
         self.backend_pid = session.session_id
+        self.kept_transformer: Any = None
+        """Of the last statement's parameters, after what has chosen its dumpers."""
         self.notice_handler = self.notify_handler = None
         self.blocked_by: Transaction | None = None
         """The transaction whose end `execute` waits for, when it yields."""
@@ -92,7 +96,7 @@ class MemoryPGconn:
 
         There may be several only without values and if not `single`.
         """
-        if self.status is pq.ConnStatus.BAD:
+        if self.status is _BAD:
             raise psycopg.OperationalError("the connection is closed")
         try:
             texts = _statements(query, named=bool(values))
@@ -188,10 +192,9 @@ class MemoryResult:
         self.session = session
         self.columns = () if result is None or result.columns is None else result.columns
         self.rows = [] if result is None else result.rows
-        self.status = pq.ExecStatus.EMPTY_QUERY
+        self.status = _EMPTY
         if result is not None:
-            given = result.columns is not None
-            self.status = pq.ExecStatus.TUPLES_OK if given else pq.ExecStatus.COMMAND_OK
+            self.status = _COMMAND_OK if result.columns is None else _TUPLES_OK
         self.nfields, self.ntuples = len(self.columns), len(self.rows)
         self.command_status = b"" if result is None else result.tag.encode()
         self.command_tuples = None if result is None or result.count < 0 else result.count

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.session_state import SessionState
 from absurd_contimg.backends.memory.transaction import Transaction
-from absurd_contimg.backends.memory.values.types import UNKNOWN, ColumnInfo, Row, SqlType
+from absurd_contimg.backends.memory.values.types import TEXT, UNKNOWN, ColumnInfo, Row, SqlType
 
 Node = Any
 """A node of sqlglot's trees; the name of their base class differs between its releases."""
@@ -120,10 +120,9 @@ class Plan:
         if self._steps:
             env = Env(tx, values)
             values += [step(env) for step in self._steps]
-        session = tx.session
-        for number, text in enumerate(parameters):
+        for number, (text, kind) in enumerate(zip(parameters, self.kinds, strict=True)):
             if text is not None:
-                values[number] = self.kinds[number].read(text, session)
+                values[number] = text if kind is TEXT else kind.read(text, tx.session)
         return values
 
 

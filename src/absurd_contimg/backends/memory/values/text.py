@@ -18,6 +18,8 @@ INT_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
 
 def integer_in(text: str, type_name: str = "integer") -> int:
     """An integer type's input: 22P02 if it is none, 22003 if it does not fit."""
+    if len(text) < 5 and text.isascii() and text.isdigit():  # which each type holds
+        return int(text)
     word = text.strip(_SPACE)
     match = _INTEGER.fullmatch(word)
     if match is None:
@@ -69,11 +71,14 @@ def boolean_in(text: str) -> bool:
     return value
 
 
+_HEX = re.compile("[0-9a-fA-F]{32}")
 _UUID = re.compile(r"(\{)?((?:[0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4})(?(1)\})\Z", re.ASCII)
 
 
 def uuid_in(text: str) -> int:
     """``uuid`` input: a hyphen may follow each group of four digits, braces may enclose it."""
+    if _HEX.fullmatch(text):  # as psycopg sends it
+        return int(text, 16)
     match = _UUID.match(text)
     if match is None:
         raise invalid_text("uuid", text)
