@@ -308,6 +308,23 @@ def test_what_is_no_whole_backup_is_refused(database_url: str, tmp_path: Path) -
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".backup")] == []
 
 
+def test_a_registry_that_cannot_be_reached_is_named_by_its_own_setting(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who read ABSURD_DATABASE_URL looked for the fault where there was none."""
+    for variable in ("ABSURD_DATABASE_URL", "PIPELINE_PRODUCTS_DB"):
+        monkeypatch.setenv(variable, "set")
+    Registry(database_url, output_dir=tmp_path).close()
+    make_backup(database_url, database_url, tmp_path / "b", NOW)
+    away = "postgresql:///absent?host=/nowhere"
+    for act in (
+        lambda: make_backup(database_url, away, tmp_path / "c", NOW),
+        lambda: restore_backup(database_url, away, tmp_path / "b", force=True),
+    ):
+        with pytest.raises(BackendUnavailable, match=r"/nowhere.*Check PIPELINE_PRODUCTS_DB and"):
+            act()
+
+
 def test_every_command_of_the_page_works(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

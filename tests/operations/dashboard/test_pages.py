@@ -185,6 +185,11 @@ async def test_a_queue_that_is_not_of_the_site_is_not_replaced(
         assert f"<option selected>{queue}</option>" in text
         assert "Cancel live" not in text
         assert 'data-label="group"' not in text
+        for answer in (
+            await operator.get("/bulk", params={"queue": queue, "action": "cancel"}),
+            await operator.post("/bulk", data={"queue": queue, "action": "cancel"}, headers=FORM),
+        ):
+            assert (answer.status_code, problem in answer.text) == (404, True)
     assert "Cancel live" in (await operator.get("/tasks?queue=")).text
 
 

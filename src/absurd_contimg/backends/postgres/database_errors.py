@@ -23,6 +23,8 @@ from absurd_contimg.core.errors import (
 )
 from absurd_contimg.core.evidence import reason_of
 
+OF_TASKS = "ABSURD_DATABASE_URL"
+"""The variable that names the database of the tasks."""
 _UNREACHABLE_CLASSES = ("08", "57P")
 """Connection exceptions, and the server shutting down or starting up."""
 
@@ -86,8 +88,8 @@ def one_line(text: str) -> str:
     return text.removeprefix("connection failed: ").rstrip(".")
 
 
-def raise_translated(error: psycopg.Error) -> NoReturn:
-    """Raise what `core.errors` has for an error of psycopg."""
+def raise_translated(error: psycopg.Error, variable: str = OF_TASKS) -> NoReturn:
+    """Raise what `core.errors` has for an error of psycopg; `variable` has the database's URL."""
     state = error.sqlstate
     message = error.diag.message_primary or str(error).strip() or reason_of(error)
     match state:
@@ -106,9 +108,9 @@ def raise_translated(error: psycopg.Error) -> NoReturn:
         case "42P01" if _SCHEMA in message:
             raise QueueNotFound(missing_queue(message), state) from error
         case "42501" | "25006":
-            raise BackendError(_of_rights(state, message), state) from error
+            raise BackendError(_of_rights(state, message, variable), state) from error
         case _ if _is_unreachable(error):
-            raise unavailable(error) from error
+            raise unavailable(error, variable) from error
         case "54000" if _NOTIFICATIONS in message:
             raise BackendUnavailable(
                 f"The database cannot do this now: {message}. A session that has listened and "
@@ -137,11 +139,11 @@ def _is_unreachable(error: psycopg.Error) -> bool:
     return error.sqlstate.startswith(_UNREACHABLE_CLASSES)
 
 
-def _of_rights(state: str, message: str) -> str:
+def _of_rights(state: str, message: str, variable: str) -> str:
     """Of a standby, or of a user without a right, with the server's words."""
     if state == "25006":
         return f"{READ_ONLY} ({message})"
-    remedy = "Grant it, or name another user in ABSURD_DATABASE_URL."
+    remedy = f"Grant it, or name another user in {variable}."
     return f"The database's user lacks a right: {message}. {remedy_of_refusal(message) or remedy}"
 
 
@@ -155,11 +157,11 @@ def unset_variables() -> str:
     )
 
 
-def unavailable(error: psycopg.Error) -> BackendUnavailable:
+def unavailable(error: psycopg.Error, variable: str = OF_TASKS) -> BackendUnavailable:
     """The error to raise when the database cannot be reached, with what to look at."""
     is_malformed = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
-    is_set = is_malformed or "ABSURD_DATABASE_URL" in os.environ
-    setting = "ABSURD_DATABASE_URL and " if is_set else ""
+    is_set = is_malformed or variable in os.environ
+    setting = f"{variable} and " if is_set else ""
     unset = unset_variables()
     text = str(error).strip() or reason_of(error)
     if is_malformed:

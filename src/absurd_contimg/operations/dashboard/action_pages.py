@@ -19,7 +19,7 @@ from absurd_contimg.errors import MissingInputError, UserError
 from absurd_contimg.operations.api import SESSION_COOKIE
 from absurd_contimg.operations.dashboard.frame import Frame, form_of
 from absurd_contimg.operations.dashboard.task_filters import PageFilter, task_filter
-from absurd_contimg.operations.dashboard.task_pages import address_of
+from absurd_contimg.operations.dashboard.task_pages import address_of, queue_problem
 from absurd_contimg.operations.services import Actions
 
 LOGIN = "/login"
@@ -122,6 +122,7 @@ def _add_bulk(router: APIRouter, frame: Frame) -> None:
     async def bulk(request: Request) -> HTMLResponse:
         page = PageFilter.from_query(request.query_params)
         selection = await select(frame, page, request.query_params.get("action", ""))
+        page = selection.page
         return await frame.page(
             request,
             "bulk.html.jinja",
@@ -140,6 +141,7 @@ def _add_bulk(router: APIRouter, frame: Frame) -> None:
         form = await form_of(request)
         page = PageFilter.from_query(form)
         selection = await select(frame, page, form.get("action", ""), form.get("newest", ""))
+        page = selection.page
         done, refused = 0, []
         for task in selection.tasks:
             try:
@@ -160,6 +162,10 @@ async def select(frame: Frame, page: PageFilter, action: str, newest: str = "") 
     """The tasks of a filter that an action concerns, up to the newest that was shown before."""
     if action not in _STATES:
         raise MissingInputError(f"There is no action {action} on many tasks.")
+    queues = await frame.site.queues()
+    page = replace(page, queue=page.queue or next(iter(queues), ""))
+    if page.queue not in queues:  # its tasks would be changed
+        raise MissingInputError(await queue_problem(frame, page.queue, queues))
     wanted, problems = await asyncio.to_thread(task_filter, page, await frame.database())
     if problems:
         raise UserError(f"The filter is not understood: {' '.join(problems)}")

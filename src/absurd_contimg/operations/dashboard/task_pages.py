@@ -71,7 +71,7 @@ def add_task_pages(router: APIRouter, frame: Frame) -> None:
         page = replace(page, queue=page.queue or next(iter(queues), ""))
         wanted, problems = await asyncio.to_thread(task_filter, page, await frame.database())
         if page.queue and page.queue not in queues:  # another one in its place could be cancelled
-            problems = [await _queue_problem(frame, page.queue, queues), *problems]
+            problems = [await queue_problem(frame, page.queue, queues), *problems]
         counts: Mapping[Any, int] = {}
         listed: list[TaskRow] = []
         before = _task_id(query.get("before", ""))
@@ -153,7 +153,7 @@ def add_task_pages(router: APIRouter, frame: Frame) -> None:
         return FileResponse(path, media_type="image/png", headers=PICTURE_HEADERS)
 
 
-async def _queue_problem(frame: Frame, queue: str, queues: Sequence[str]) -> str:
+async def queue_problem(frame: Frame, queue: str, queues: Sequence[str]) -> str:
     """Why the tasks of a queue are not shown, which is none of the site's."""
     of_site = ", ".join(queues) or "none"
     if queue in await frame.site.inspection.list_queues():

@@ -29,7 +29,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import select
 
 from absurd_contimg.backends.postgres import lock_holders
-from absurd_contimg.backends.postgres.database_errors import unavailable
+from absurd_contimg.backends.postgres.database_errors import OF_TASKS, raise_translated
 from absurd_contimg.backends.postgres.queue_sites import FORGET_ALL
 from absurd_contimg.backends.postgres.server_programs import find_program
 from absurd_contimg.backends.postgres.sessions import Session, program_parameters
@@ -69,6 +69,8 @@ _NOTE = "backup.json"
 _MARK = Mark("backup", "contimg backup")
 _QUEUE, _REGISTRY_DUMP, _REGISTRY_FILE = "queue.dump", "registry.dump", "registry.sqlite3"
 _SCHEMAS = {_QUEUE: "absurd", _REGISTRY_DUMP: "contimg"}
+_VARIABLES = {"absurd": OF_TASKS, "contimg": "PIPELINE_PRODUCTS_DB"}
+"""What names the database of each schema."""
 _BUSY_SECONDS = 10.0
 """A registry in SQLite that somebody else has locked is waited for so long."""
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
@@ -115,10 +117,9 @@ def make_backup(database_url: str, registry_url: str, folder: Path, now: datetim
     """
     if folder.exists():
         raise SettingError(f"{folder} is there already.", "Give the name of a new folder.")
-    _require_schema(database_url, _SCHEMAS[_QUEUE], "tasks", "ABSURD_DATABASE_URL")
+    _require_schema(database_url, _SCHEMAS[_QUEUE], "tasks")
     if not registry_url.startswith(SQLITE):
-        schema = _SCHEMAS[_REGISTRY_DUMP]
-        _require_schema(registry_url, schema, "the registry", "PIPELINE_PRODUCTS_DB")
+        _require_schema(registry_url, _SCHEMAS[_REGISTRY_DUMP], "the registry")
     make_private(folder.parent)
     with (
         locked_for_backup(database_url),
@@ -206,7 +207,11 @@ def restore_backup(
             check()
         lost_grants = []
         for url, schema in _places(database_url, registry_url):
-            with naming_missing_right(schema), Session.connect(url, autocommit=True) as session:
+            with (
+                _naming_variable(schema),
+                naming_missing_right(schema),
+                Session.connect(url, autocommit=True) as session,
+            ):
                 require_right_to_replace(session, schema)
                 require_no_dependents(session, schema)
                 lost_grants += [each.statement for each in grants_of(session, schema)]
@@ -218,6 +223,15 @@ def restore_backup(
             )
         _replace(database_url, registry_url, folder, noted)
     return Restoration(noted, tuple(lost_grants))
+
+
+@contextmanager
+def _naming_variable(schema: str) -> Iterator[None]:
+    """Raise what `core.errors` has, with the variable that names the database of the schema."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise_translated(error, _VARIABLES[schema])
 
 
 def _places(database_url: str, registry_url: str) -> list[tuple[str, str]]:
@@ -288,7 +302,8 @@ def _dump(url: str, target: Path) -> None:
     bound = f"--lock-wait-timeout={lock_holders.LOCK_SECONDS:g}s"
     start = time.monotonic()
     try:
-        _run("pg_dump", url, "--format=custom", bound, f"--schema={schema}", f"--file={target}")
+        with _naming_variable(schema):
+            _run("pg_dump", url, "--format=custom", bound, f"--schema={schema}", f"--file={target}")
     except SettingError as error:
         # Its first lock also fails for other reasons, at once, and in the server's language.
         waited = time.monotonic() - start >= lock_holders.LOCK_SECONDS
@@ -302,7 +317,7 @@ def _loaded(url: str, source: Path) -> Iterator[None]:
     """Put a dump in the place of its schema; what was there is put back if the block fails."""
     schema = _SCHEMAS[source.name]
     aside = aside_of(schema)
-    with bounded_session(url, schema) as session:
+    with _naming_variable(schema), bounded_session(url, schema) as session:
         if _exists(session, schema):  # else a restoration was killed, and what is aside counts
             with session.transaction():
                 for (name,) in session.execute(TABLES, (schema,)).fetchall():
@@ -352,14 +367,14 @@ def _restore(url: str, server_version: int, source: Path) -> None:
         _run("psql", url, *as_one, f"--file={script}")
 
 
-def _require_schema(url: str, schema: str, what: str, variable: str) -> None:
+def _require_schema(url: str, schema: str, what: str) -> None:
     """Raise `UserError` where nothing is there, or may be copied: pg_dump tells no cause."""
     with suppress(psycopg.OperationalError), Session.connect(url) as session:  # the copy names it
         if not _exists(session, schema):
             raise MissingInputError(
                 f"The database {session.info.dbname!r} holds no schema {schema}, so no {what}: "
                 "nothing is copied.",
-                f"Check {variable}. In a new database: contimg db init",
+                f"Check {_VARIABLES[schema]}. In a new database: contimg db init",
             )
         require_right_to_copy(session, schema)
 
@@ -396,11 +411,8 @@ def _run(program: str, url: str | None, *arguments: str) -> None:
     if done.returncode != 0:
         if url is not None and _NO_CONNECTION.search(done.stderr):
             place = f"{parameters['host']} port {parameters.get('port', 5432)}"
-            raise unavailable(
-                psycopg.OperationalError(
-                    f"the server {place} is away, or went away while {program} worked with its "
-                    "database"
-                )
+            raise psycopg.OperationalError(
+                f"the server {place} is away, or went away while {program} worked with its database"
             )
         raise SettingError(
             f"{program} failed: {one_line(' '.join(mask(done.stderr).split()), 500)}",
@@ -409,11 +421,8 @@ def _run(program: str, url: str | None, *arguments: str) -> None:
 
 
 def _parameters(url: str) -> tuple[dict[str, str], str | None]:
-    try:
-        with Session.connect(url, autocommit=True) as session:
-            return program_parameters(session)
-    except psycopg.OperationalError as error:
-        raise unavailable(error) from error
+    with Session.connect(url, autocommit=True) as session:
+        return program_parameters(session)
 
 
 def _digest(path: Path) -> str:

@@ -72,9 +72,11 @@ def shortage_problem(shortages: Sequence[Shortage]) -> str:
     if not shortages:
         return ""
     last = shortages[0]
+    is_cut = last.message.endswith("...")
+    message = last.message if is_cut else f"{last.message.removesuffix('.')}."
     count = "A stage was" if len(shortages) == 1 else f"{len(shortages)} stages were"
     return (
         f"{count} ended for lack of space in the last hour, last {last.step} of "
         f"{last.group or last.task_id} on {last.worker} at {last.at:%H:%M:%S} UTC: "
-        f"{last.message.rstrip('.')}. They are tried again: make room, contimg maintenance plan."
+        f"{message} They are tried again: make room, contimg maintenance plan."
     )
