@@ -30,7 +30,7 @@ PAIRS = (
     *(("restore", other) for other in ("backup", "daemon", "maintenance run", "spawn")),
     *(("emergency reset", other) for other in ("daemon", "spawn")),
     *(("daemon", other) for other in ("reprocess start", "spawn")),
-    *((name, name) for name in ("publish retry", "restore", "retry", "spawn")),
+    *((name, name) for name in ("publish retry", "reprocess start", "restore", "retry", "spawn")),
     *(("cancel", "retry"), ("emergency clear-queue", "retry"), ("registry rebuild", "spawn")),
 )
 _LASTING = "^[trc]_|^(batch|publication|action|schedule|queue)"

@@ -142,6 +142,23 @@ async def test_files_of_a_clock_far_ahead_do_not_make_a_group_wait_till_then(
     assert spawned.task is not None
 
 
+async def test_a_group_whose_fork_is_live_gets_no_further_task(
+    settings: Settings, backend: MemoryBackend
+) -> None:
+    """Two tasks of one group ran: a fork is none of the tasks that a respawn counts."""
+    registry = Registry(settings.registry_url)
+    (first,) = await spawn_groups(backend, settings, registry)
+    assert first.task is not None
+    await backend.claim_task(QUEUE, "worker-1")
+    await backend.fail_run_permanently(QUEUE, first.task.run_id, {"kind": "permanent"})
+    task = await backend.list_tasks(QUEUE)
+    fork = await backend.spawn_task(QUEUE, task[0].task_name, task[0].params)
+    (again,) = await spawn_groups(backend, settings, registry, respawn=True)
+    assert again.task is not None
+    assert (again.task.task_id, again.state) == (fork.task_id, "pending")
+    assert len(await backend.list_tasks(QUEUE)) == 2
+
+
 async def test_failed_group_can_be_respawned_without_its_bad_file(
     settings: Settings, backend: MemoryBackend
 ) -> None:

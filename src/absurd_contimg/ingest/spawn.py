@@ -8,13 +8,13 @@ import os
 import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import SpawnedTask, SpawnOptions, State
+from absurd_contimg.core.records import LIVE_STATES, SpawnedTask, SpawnOptions, State
 from absurd_contimg.errors import InputError, MissingInputError
 from absurd_contimg.execution.context import GroupInputs
 from absurd_contimg.execution.stage import Resource, stage_queues
@@ -104,7 +104,8 @@ async def spawn_groups(
             catalog_path=catalog,
             calibrator=calibrator,
         )
-        task, state = await _spawn(backend, settings.queue_name, inputs, respawn, strategy)
+        async with backend.operator_lock() if respawn else nullcontext():
+            task, state = await _spawn(backend, settings.queue_name, inputs, respawn, strategy)
         now = (await backend.current_time()).timestamp()
         await asyncio.to_thread(_close, registry, inputs, str(task.task_id), now, task.created)
         results.append(Spawned(group, task, len(present), expected, state))
@@ -171,7 +172,8 @@ async def _spawn(
 ) -> tuple[SpawnedTask, State | None]:
     """A new task of the group, or its newest one with its state.
 
-    With `respawn` a new one too where all earlier ones have failed or were cancelled.
+    With `respawn` a new one too where all earlier ones, forks included, have failed or were
+    cancelled.
     """
     task_name, spawn_options = STRATEGIES[strategy]
     options, number = spawn_options(inputs.group_id), 1
@@ -184,8 +186,9 @@ async def _spawn(
         result = await backend.get_task_result(queue_name, task.task_id)
         if result is None or result.state not in ("failed", "cancelled"):
             return task, None if result is None else result.state
-        if not respawn:
-            return await _newest(backend, queue_name, inputs.group_id, task, result.state)
+        newest = await _newest(backend, queue_name, inputs.group_id, task, result.state)
+        if not respawn or newest[1] in LIVE_STATES:
+            return newest
         number += 1
         options = replace(options, idempotency_key=f"{first_key}#{number}")
 
@@ -193,10 +196,11 @@ async def _spawn(
 async def _newest(
     backend: Backend, queue_name: str, group_id: str, first: SpawnedTask, state: State
 ) -> tuple[SpawnedTask, State]:
-    """The task that was spawned last for a group of which one has failed."""
+    """The live task of a group of which one has failed, else the one that was spawned last."""
     tasks = await backend.list_tasks(queue_name, params={"group_id": group_id})
+    tasks.sort(key=lambda task: task.state not in LIVE_STATES)
     names = {name for name, _ in STRATEGIES.values()}
-    for task in tasks:  # the newest first
+    for task in tasks:  # of each sort the newest first
         if task.task_name in names and task.task_id != first.task_id:
             run_id = task.last_attempt_run or first.run_id
             return SpawnedTask(task.task_id, run_id, task.attempts, False), task.state
