@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from absurd_contimg.operations.night_report import (
     NightReport,
     read_report,
 )
+from absurd_contimg.registry.outages import Outage, store_outage
 
 GOOD = Defects()
 DAY = Night(date.fromisoformat(NIGHT))
@@ -42,12 +43,20 @@ def turned(report: NightReport) -> dict[str, str]:
 
 
 async def test_a_good_night_is_clean(tmp_path: Path) -> None:
-    """Each row that data exist for is measured, with its figures."""
-    night = await made(tmp_path)
+    """Each row that data exist for is measured, with its figures, and an outage is named."""
+    night, began = await made(tmp_path), DAY.begins_at + timedelta(hours=3)
+    for at in (began, began - timedelta(days=1)):
+        outage = Outage(at, at + timedelta(seconds=125), "worker-1", "The server was away.")
+        store_outage(night.site.database, outage)
     report = await report_of(night)
     assert turned(report) == {}
     assert (report.verdict, report.reasons) == ("CLEAN", ())
     rows = {row.key: row for row in report.rows}
+    (outage_line,) = (each for each in rows["operations"].details if "database" in each)
+    assert outage_line == (
+        f"{began:%Y-%m-%d} 03:00:00 UTC, worker-1: the database was away for 2 min: The server was "
+        "away."
+    )
     assert rows["noise"].number == pytest.approx(2.0, rel=0.1)
     assert rows["flux_scale"].number == pytest.approx(1.0, abs=0.01)
     assert rows["astrometry"].number == pytest.approx(0.0, abs=0.3)

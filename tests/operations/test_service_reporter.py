@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.execution.disk_usage import disk_usage
+from absurd_contimg.operations.night_report.task_reading import outage_text
 from absurd_contimg.operations.services import service_reporter
 from absurd_contimg.operations.services.process_memory import resident_bytes
 from absurd_contimg.operations.services.service_reporter import ServiceIdentity, ServiceReporter
@@ -25,6 +27,8 @@ from absurd_contimg.operations.services.service_state import LoopState
 from absurd_contimg.operations.services.service_watch import reported
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.disk_samples import list_samples
+from absurd_contimg.registry.operator_actions import list_actions
+from absurd_contimg.registry.outages import list_outages
 from absurd_contimg.registry.service_records import ServiceKind, list_services
 
 
@@ -56,6 +60,40 @@ async def seen(registry: Database, condition: str) -> None:
             return
         await asyncio.sleep(0.05)
     raise AssertionError(f"never {condition!r}: {list_services(registry)}")
+
+
+async def test_an_outage_of_the_database_is_noted_once_when_it_is_over(registry: Database) -> None:
+    """By each service that met it; nothing told of it afterwards."""
+    is_away = False
+
+    async def clock() -> datetime:
+        if is_away:
+            raise BackendUnavailable("The database cannot be reached: refused.")
+        return await slow_clock()
+
+    names = ("worker-1@a", "worker-2@a")
+    reporters = [
+        replace(reporter_of(registry), identity=ServiceIdentity(ServiceKind.WORKER, name))
+        for name in names
+    ]
+    for reporter in reporters:
+        reporter.current_time = clock
+    begin = datetime.now(UTC) - timedelta(seconds=301)
+    async with reported(reporters[0]), reported(reporters[1]):
+        for is_away in (False, True, False):
+            while any(bool(each.problem()) != is_away for each in reporters):
+                await asyncio.sleep(0.02)
+        while len(list_actions(registry)) < 2:
+            await asyncio.sleep(0.05)
+    assert sorted(each.by for each in list_actions(registry)) == list(names)
+    (outage,) = list_outages(registry, begin, begin + timedelta(days=1))
+    assert outage.service.endswith("and 1 more")
+    assert "refused" in outage.reason
+    assert begin < outage.began_at < outage.ended_at
+    assert list_outages(registry, outage.ended_at, begin + timedelta(days=1)) == []
+    text = outage_text(outage)
+    assert f"{outage.began_at:%Y-%m-%d %H:%M:%S} UTC, worker-" in text
+    assert "the database was away for 0 s: The database does not answer: " in text
 
 
 async def test_record_says_what_the_process_does_and_that_it_ended(

@@ -38,7 +38,7 @@ class OperatorAction:
     by: str
     """User and host, or what the token is called."""
     source: str
-    """``command line``, ``api`` or ``dashboard``."""
+    """``command line``, ``api`` or ``dashboard``; ``service`` of an outage (`registry.outages`)."""
     action: str
     """As ``cancel``, ``retry``, ``pause``."""
     target: str

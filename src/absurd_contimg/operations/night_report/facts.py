@@ -278,9 +278,8 @@ class OperationsFacts:
     n_disks: int = 0
     """That can be looked at."""
     interruptions: tuple[str, ...] = ()
-    """When which worker died, lost its lease or lacked disk space in which stage; the oldest first.
-
-    An outage of the database is recorded nowhere."""
+    """When which worker died, lost its lease or lacked disk space in which stage, and when the
+    database was away; the oldest first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,11 @@ class Night:
         start = datetime(self.day.year, self.day.month, self.day.day, tzinfo=UTC)
         return start.timestamp() / 86400.0 + _UNIX_EPOCH_MJD
 
+    @property
+    def begins_at(self) -> datetime:
+        """The same as a time."""
+        return datetime(self.day.year, self.day.month, self.day.day, tzinfo=UTC)
+
     def holds(self, mjd: float) -> bool:
         """Whether a time lies in it."""
         return self.start_mjd <= mjd < self.start_mjd + 1.0

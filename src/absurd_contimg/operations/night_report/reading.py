@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 from absurd_contimg.config import PipelineConfig
@@ -48,6 +48,7 @@ from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.ingestion_records import IngestGroup
 from absurd_contimg.registry.newest_products import RegisteredProduct, newest_products
+from absurd_contimg.registry.outages import list_outages
 from absurd_contimg.registry.windows import Window, list_windows
 from absurd_contimg.settings import Settings
 
@@ -284,7 +285,8 @@ def _read_facts(
         ),
         variability=variability_facts(site.database, site.config, groups),
         operations=operations_facts(
-            tasks.histories, () if overview is None else overview.disks
+            tasks.histories, () if overview is None else overview.disks,
+            list_outages(site.database, night.begins_at, night.begins_at + timedelta(days=1)),
         ),
         problems=tuple(dict.fromkeys(reader.problems)),
     )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.records import History
+from absurd_contimg.history.durations import duration_text
 from absurd_contimg.history.metrics import loss_cause, measure
 from absurd_contimg.history.stage_tasks import STAGE_PREFIX, with_stage_tasks
 from absurd_contimg.history.summary import (
@@ -19,6 +20,7 @@ from absurd_contimg.history.timeline import SECONDARY_TASKS, StepStart, group_in
 from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
 from absurd_contimg.operations.night_report.facts import OperationsFacts, TaskFacts
 from absurd_contimg.operations.overview import DiskOverview
+from absurd_contimg.registry.outages import Outage
 from absurd_contimg.workflows.failure_rules import NO_SPACE_RULES
 
 _TASKS_MAX = 100_000
@@ -99,7 +101,7 @@ def selected_calibration(history: History) -> Mapping[str, Any] | None:
 
 
 def operations_facts(
-    histories: Sequence[History], disks: Sequence[DiskOverview]
+    histories: Sequence[History], disks: Sequence[DiskOverview], outages: Sequence[Outage] = ()
 ) -> OperationsFacts:
     """Counts and durations over all tasks of the night, and how fast the disks fill."""
     metrics = measure(histories)
@@ -118,6 +120,7 @@ def operations_facts(
         text for history in histories for start in step_starts(history)
         if (text := interruption(history, start))
     ]  # fmt: skip
+    interruptions += map(outage_text, outages)
     filling = [disk for disk in disks if disk.hours_to_full is not None]
     fullest = min(filling, key=lambda disk: disk.hours_to_full or 0.0, default=None)
     judged = [disk for health in ("failure", "warning") for disk in disks if disk.health == health]
@@ -137,6 +140,15 @@ def operations_facts(
         disk_problem=judged[0].problem if judged else "",
         interruptions=tuple(sorted(interruptions)),
         n_disks=sum(disk.free_bytes is not None for disk in disks),
+    )
+
+
+def outage_text(outage: Outage) -> str:
+    """When the database was away, for how long and why."""
+    seconds = (outage.ended_at - outage.began_at).total_seconds()
+    return (
+        f"{outage.began_at:%Y-%m-%d %H:%M:%S} UTC, {outage.service}: the database was away for "
+        f"{duration_text(seconds)}: {outage.reason}"
     )
 
 

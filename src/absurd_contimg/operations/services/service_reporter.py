@@ -12,10 +12,11 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from absurd_contimg.core.errors import BackendError
@@ -27,6 +28,7 @@ from absurd_contimg.operations.services.process_memory import resident_bytes
 from absurd_contimg.operations.services.service_state import ServiceState
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.disk_samples import DiskSample, store_samples
+from absurd_contimg.registry.outages import Outage, store_outage
 from absurd_contimg.registry.service_records import (
     RENEWAL_SECONDS,
     ServiceKind,
@@ -45,6 +47,7 @@ _CLOCK_SECONDS = 5.0
 _END_SECONDS = 3.0
 """How long a process that ends waits for its last record."""
 _TEXT_CHARACTERS_MAX = 1000
+_OUTAGES_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,10 @@ class ServiceReporter:
     """Set while no thread is writing."""
     _is_away: bool = field(default=False, init=False)
     _database_problem: str = field(default="", init=False)
+    _away: tuple[float, str] | None = field(default=None, init=False)
+    """Since when the database has not answered, by the monotonic clock, and why."""
+    _outages: deque[Outage] = field(default_factory=lambda: deque(maxlen=_OUTAGES_KEPT), init=False)
+    """Those that have ended and are not in the registry yet."""
 
     def problem(self) -> str:
         """Why the process does not do its work, as far as it knows."""
@@ -143,10 +150,23 @@ class ServiceReporter:
                 now = (await self.current_time()).timestamp()
         except (BackendError, TimeoutError) as error:
             self._database_problem = f"The database does not answer: {reason_of(error)}"
+            if self._away is None:
+                self._away = (time.monotonic(), self._database_problem)
             return time.time() - self._offset
         self._database_problem = ""
         self._offset = (asked_at + time.time()) / 2 - now
+        if self._away is not None:
+            since, reason = self._away
+            self._note_outage(time.monotonic() - since, reason, now)
+            self._away = None
         return now
+
+    def _note_outage(self, seconds: float, reason: str, now: float) -> None:
+        """Keep it until the registry has it: of what works on tasks, the others wait for none."""
+        if self.identity.kind in (ServiceKind.WORKER, ServiceKind.DAEMON):
+            ended, reason = datetime.fromtimestamp(now, UTC), reason[:_TEXT_CHARACTERS_MAX]
+            began = ended - timedelta(seconds=seconds)
+            self._outages.append(Outage(began, ended, self.identity.name, reason))
 
     def _write(self, record: ServiceRecord, folders: Sequence[Path]) -> None:
         """In a thread: a file system or a registry may not answer for a long time."""
@@ -159,6 +179,9 @@ class ServiceReporter:
             memory_bytes = float(resident_bytes(os.getpid()))
             database = self.database()
             store_service(database, replace(record, memory_bytes=memory_bytes))
+            while self._outages:
+                store_outage(database, self._outages[0])
+                self._outages.popleft()
             if samples:
                 store_samples(database, samples, record.seen_at - SAMPLES_KEPT_SECONDS)
                 self._sampled_at = record.seen_at
