@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from typing import Any
+from weakref import ref
 
 import pytest
 from search_extent import is_search
@@ -39,7 +40,7 @@ from absurd_contimg.simulation.model.worker_factory import (
     HandlerWorkers,
     PipelineWorkers,
 )
-from absurd_contimg.simulation.model.world import outside
+from absurd_contimg.simulation.model.world import outside, without_logs_and_gc
 
 from .example_specs import failing_spec
 
@@ -194,6 +195,18 @@ def test_futures_with_the_same_beginning_are_the_same(spec: ExplorationSpec) -> 
             assert other.run() == outcome
             assert digest_of(other.world.histories()) == histories
             assert other.trace == first.trace
+
+
+def test_world_that_has_ended_is_freed_at_once() -> None:
+    """An exploration does without Python's cycle collector, which takes a tenth of the time."""
+    with without_logs_and_gc():
+        run = CrashRun(pipeline_spec())
+        run.run()
+        run.world.discard()
+        world, state = run.world, run.world.state
+        parts = [ref(run), ref(world), ref(state.database), ref(state.disk), ref(state.registry)]
+        del run, world, state
+        assert [part() for part in parts] == [None] * len(parts)
 
 
 def test_parts_run_together_what_one_process_runs() -> None:

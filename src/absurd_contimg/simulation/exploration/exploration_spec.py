@@ -10,7 +10,13 @@ from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import Json, SpawnOptions
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.simulation.model.world import EPOCH, State, WorkerFactory, World
+from absurd_contimg.simulation.model.world import (
+    EPOCH,
+    State,
+    WorkerFactory,
+    World,
+    end_session,
+)
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly
 
 
@@ -76,6 +82,7 @@ class ExplorationSpec:
             instantly(backend.create_queue(queue))
         for job in self.jobs:
             instantly(backend.spawn_task(job.queue, job.task_name, job.params, job.options))
+        end_session(backend)
         return state
 
     def schedule_external_inputs(self, world: World, since: float) -> None:

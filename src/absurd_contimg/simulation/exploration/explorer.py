@@ -262,6 +262,7 @@ class _Explorer:
         self._result.crash_points = tuple(base.crash_points)
         self._result.distinct_states = len(base.snapshots)
         self._explore_from(base, _Future(()), kinds, seconds, part)
+        base.world.discard()
         return self._result
 
     def _explore_from(

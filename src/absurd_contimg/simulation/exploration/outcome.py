@@ -19,7 +19,6 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
-from absurd_contimg.backends.memory import MemoryBackend
 from absurd_contimg.core.records import Checkpoint, History, Json, Run
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES
 from absurd_contimg.core.step_order_check import STEPS_CHANGED
@@ -36,7 +35,6 @@ from absurd_contimg.simulation.model.simulated_ingestion import (
     describe_ingestion,
 )
 from absurd_contimg.simulation.model.world import State
-from absurd_contimg.simulation.runtime.loop import instantly
 from absurd_contimg.workflows import mosaic
 
 VOLATILE = frozenset({"adopted", "seconds", "logs"})
@@ -205,8 +203,8 @@ def _events(state: State, values: _SavedValues) -> tuple[Json, ...]:
     """All that were emitted, in no order of time; a row without a payload is only awaited."""
     events = (
         (values.steady(row.event_name), {"queue": queue, "payload": json.loads(row.payload)})
-        for queue in instantly(MemoryBackend(state.database).list_queues())
-        for row in state.database.kept_rows("e", queue)
+        for queue, table in state.database.relations.of_queues["e"].items()
+        for row in table.rows.values()
         if row.payload is not None
     )
     steady = [(name, values.steady(event)) for name, event in events]

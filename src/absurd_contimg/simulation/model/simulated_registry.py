@@ -7,6 +7,7 @@ Whether a group has a calibrator in its field is the world's decision.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from absurd_contimg.core.records import Json
@@ -42,7 +43,7 @@ class SimulatedRegistry:
         self._images: dict[str, Mapping[str, Json]] = {}
         self._folders: dict[str, Path] = {}
         self.publications = SimulatedPublications(self._folders.__getitem__)
-        self.ingestion = SimulatedIngestion(self.status_of)
+        self.ingestion = SimulatedIngestion(partial(_status_in, self._groups))
         self.batches = SimulatedBatches()
 
     def fork(self) -> SimulatedRegistry:
@@ -55,7 +56,7 @@ class SimulatedRegistry:
         twin._images = dict(self._images)
         twin._folders = dict(self._folders)
         twin.publications = self.publications.fork(twin._folders.__getitem__)
-        twin.ingestion = self.ingestion.fork(twin.status_of)
+        twin.ingestion = self.ingestion.fork(partial(_status_in, twin._groups))
         twin.batches = self.batches.fork()
         return twin
 
@@ -100,8 +101,7 @@ class SimulatedRegistry:
 
     def status_of(self, group_id: str) -> tuple[GroupStatus, str]:
         """What workers have noted of a group."""
-        group = self._groups.get(group_id)
-        return (GroupStatus.DISCOVERED, "") if group is None else (group.status, group.reason or "")
+        return _status_in(self._groups, group_id)
 
     def groups(self, status: GroupStatus | None = None) -> Sequence[Group]:
         """The groups of one status, or all, in the order of their names."""
@@ -161,3 +161,10 @@ class SimulatedRegistry:
     def calibration_exists(self, group_id: str) -> bool:
         """Whether a set is solved: it serves every group of the simulated strip."""
         return bool(self.calibrations)
+
+
+def _status_in(groups: Mapping[str, Group], group_id: str) -> tuple[GroupStatus, str]:
+    """A function of the groups alone: the ingestion that refers to it is part of the registry, and
+    would keep a world that has ended in memory."""
+    group = groups.get(group_id)
+    return (GroupStatus.DISCOVERED, "") if group is None else (group.status, group.reason or "")

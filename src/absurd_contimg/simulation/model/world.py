@@ -313,14 +313,19 @@ class World:
         self.workers.clear()
         self._services.clear()
         self._worker_tasks.clear()
-        self.observer = None
+        self.observer = self._may_skip_polls = None
         now = self.clock()
         self.state.database.clock = lambda: now
 
     def discard(self) -> None:
-        """Break the reference cycle of the emulator's session: nobody will read the world again."""
+        """Free what it has kept: nobody will read the world again."""
         self.close()
-        vars(self.direct_backend._session).clear()
+        end_session(self.direct_backend)
+
+
+def end_session(backend: MemoryBackend) -> None:
+    """Break the reference cycle of the emulator's session, which keeps the database in memory."""
+    vars(backend._session).clear()
 
 
 _GATEWAYS: dict[SimLoop, tuple[EffectGateway, Ledger]] = {}
