@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from absurd_contimg.products.manifest import MANIFEST_NAME
 
@@ -23,13 +24,22 @@ _INPUT_BYTES = 140_000_000
 """Of a sub-band file."""
 
 
-class File(NamedTuple):
-    """A file: its size in bytes, and its content if it has any."""
+@dataclass(slots=True, eq=False)
+class File:
+    """A file: its size in bytes, and its content if it has any. It never changes."""
 
     size: int
     content: Any = None
     elsewhere: bool = False
     """Its bytes are on another disk."""
+    _description: tuple[int, str, bool] | None = None
+
+    @property
+    def description(self) -> tuple[int, str, bool]:
+        """Everything in it, made once: all copies of a disk share its files."""
+        if self._description is None:
+            self._description = (self.size, repr(self.content), self.elsewhere)
+        return self._description
 
 
 class Disk:
@@ -68,7 +78,7 @@ class Disk:
         return (
             self.capacity_bytes,
             self.used_bytes,
-            repr((list(self.files), list(map(tuple, self.files.values())))),
+            tuple([(path, file.description) for path, file in self.files.items()]),
             repr(self.folders),
             repr(self.commits),
             repr(self.violations),
@@ -185,7 +195,7 @@ class Disk:
             file = self.files[name]
             if not file.elsewhere:
                 self.used_bytes -= file.size
-                self.files[name] = file._replace(elsewhere=True)
+                self.files[name] = File(file.size, file.content, elsewhere=True)
 
     def _enter(self, path: str) -> None:
         folder, _, name = path.rpartition("/")
