@@ -23,15 +23,20 @@ class CallCounter:
 
     def __init__(self) -> None:
         self._now = 0.0
+        self._all_calls = 0
+        """At this moment."""
         self._calls: Counter[int] = Counter()
-        """By the number of the task."""
+        """By the number of the task, once all tasks together have made too many for one."""
 
     def count(self, process: SimLoop, call: str) -> str | None:
         """Count one call of the task that runs; what is wrong, once it has made too many."""
         now = process.kernel.now
         if now != self._now:
-            self._now = now
+            self._now, self._all_calls = now, 0
             self._calls.clear()
+        self._all_calls += 1
+        if self._all_calls <= _CALLS_MAX:
+            return None
         task: Any = asyncio.current_task(process)
         if task is None:
             return None
