@@ -29,7 +29,7 @@ for name in shipped_scenarios():
         print(name, label, Campaign(type(one).model_validate(parts), 7).run().digest)
 for shuffle_seed in (None, 1, 2):
     workers = PipelineWorkers(replace(SETTINGS, concurrency=2))
-    one = pipeline_spec(workers, shuffle_seed=shuffle_seed)
+    one = pipeline_spec(workers, shuffle_seed=shuffle_seed, time_matters=True)
     second = Job(one.jobs[0].queue, one.jobs[0].task_name, pipeline_params("other"))
     spec = replace(one, jobs=[*one.jobs, second])
     found = explore(spec, faults=[FaultKind.KILL_OTHER], part=(0, 40))
