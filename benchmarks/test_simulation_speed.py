@@ -32,7 +32,7 @@ EVENTS = 3000
 ROUNDS = 40
 SLEEP_MAX = 4.0
 """Goal: 2."""
-DECIDED_FUTURE_MAX = 9000.0
+DECIDED_FUTURE_MAX = 5000.0
 """Goal: 1,500."""
 FUTURE_OF_A_PAIR_MAX = 20_000.0
 """Goal: half of commit 385e307's."""
