@@ -133,6 +133,25 @@ def is_plain_path(text: str) -> bool:
     return not re.match(r"[A-Za-z][\w+.-]*:|.*@|.*" + _PARAMETER.pattern, text, re.I | re.S)
 
 
+def known_parameters() -> Set[str]:
+    """libpq's names of the parameters of a connection."""
+    return _PLAIN_KEYS | _HIDDEN_KEYS
+
+
+def may_show_parameter(connection: str, name: str) -> bool:
+    """Whether the name of an unknown parameter cannot be a piece of a password.
+
+    It can be after the value of a secret parameter, and where an ``@`` follows.
+    """
+    if any(_PARAMETER.finditer(connection)) or not re.fullmatch(r"\w{1,40}", name):
+        return False
+    url = _CONNECTION_URL.fullmatch(connection)
+    if url is not None:
+        return "@" not in (url["query"] or "")
+    pairs = list(_PAIR.finditer(connection))
+    return "".join(pair[0] for pair in pairs) == connection
+
+
 def _passwords(connection: str) -> Iterator[str]:
     """The passwords, in the forms and pieces in which errors may quote them."""
     scheme = _SCHEME.match(connection)

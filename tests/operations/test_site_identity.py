@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from connection_forms import CONNECTION_FORMS, connection_forms
 from psycopg.conninfo import make_conninfo
 from typer.testing import CliRunner
 
@@ -73,6 +74,26 @@ async def test_a_worker_with_another_output_folder_is_refused(url: str, tmp_path
         assert text in str(refused.value)
     assert not other.exists()
     assert await serve(site(url, first), until_idle=True) == 0
+
+
+@pytest.mark.parametrize("form", CONNECTION_FORMS)
+async def test_each_form_of_a_connection_serves_queue_and_registry(
+    url: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several hosts and ports ended in a traceback, after `contimg db init` had worked."""
+    environment, forms = connection_forms(url, tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    text = forms[form]
+    values = {"registry_url": text} if "://" in text else {}
+    settings = site(text, tmp_path / "out", **values)
+    assert await serve(settings, until_idle=True) == 0
+    mark = read_site_file(tmp_path / "out")
+    assert mark is not None
+    expected = "service ha" if "service" in form else "/nowhere:1,/"
+    assert mark.databases["q"].startswith(expected)
+    with closing(Database(settings.registry_url)) as database, database.reading():
+        pass
 
 
 async def test_a_worker_with_another_registry_is_refused(url: str, tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_manifest_that_says_too_little_is_refused(registry: Registry, tmp_path: 
 
 def test_processes_share_a_registry(tmp_path: Path, registry: Registry) -> None:
     """Four processes enter the same files and products at once; nothing is lost or doubled."""
-    url = registry.database._engine.url.render_as_string(hide_password=False)
+    url = str(registry.database._url)
     in_processes(enter_files, [(url, number) for number in range(4)])
     groups = registry.groups()
     assert [group.group_id for group in groups] == ["2026-01-25T22:26:00", "2026-01-25T22:32:00"]

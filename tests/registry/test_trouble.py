@@ -137,7 +137,7 @@ def test_locked_registry_makes_work_wait(tmp_path: Path) -> None:
 def test_registry_is_opened_and_read_while_another_process_writes(registry: Registry) -> None:
     """A rebuild may take a minute; commands that look need not wait for it."""
     write(registry)
-    url = registry.database._engine.url.render_as_string(hide_password=False)
+    url = str(registry.database._url)
     with registry.database.writing() as session:
         session.execute(update(ObservationGroup).values(reason="changing"))
         started = time.monotonic()

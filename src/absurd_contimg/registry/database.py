@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -66,6 +67,8 @@ _PARAMETERS_MAX = 500
 _POSTGRES_LOCK = 0x636F6E74
 """Key of the advisory lock that serialises writers ("cont")."""
 
+REGISTRY_SETTING = "PIPELINE_PRODUCTS_DB"
+_OF_POSTGRES = re.compile(r"postgres(ql)?(\+psycopg)?://")
 _FORMS_OF_SETTING = "Use a file's path, sqlite:///PATH or postgresql://USER@HOST/DATABASE."
 
 _HERE = "."
@@ -83,7 +86,6 @@ _ALEMBIC_TABLE = Table(
 """As Alembic makes it."""
 
 _READ_ONLY = "registry_read_only"
-
 
 _TOO_LONG = ("54000", "54001", "54011", "54023")
 """A limit of the program, as for a row of an index: no outage, though psycopg's class is one."""
@@ -130,6 +132,7 @@ class Database:
         has had, and that is gone, raises `RegistryDamagedError`.
         """
         self._engine = _engine(url)
+        self._url = url
         self.output_dir = None if output_dir is None else str(output_dir)
         if output_dir is not None and not self._is_postgres and not may_be_new:
             require_not_lost(Path(self._place), output_dir)
@@ -222,13 +225,8 @@ class Database:
     def _named(self, error: BaseException | None) -> AwayError:
         if not self._is_postgres:
             return trouble_of_file(self._place, error)
-        url = self._engine.url.set(drivername="postgresql")
-        trouble = trouble_of_server(
-            self._place,
-            url.render_as_string(hide_password=False),
-            POSTGRES_SCHEMA,
-            cast("psycopg.Error", error),
-        )
+        url, reason = str(self._url), cast("psycopg.Error", error)
+        trouble = trouble_of_server(self._place, url, POSTGRES_SCHEMA, reason)
         if self.output_dir is not None and isinstance(trouble, RegistryDamagedError):
             try:
                 _has_tables(self._engine, Path(self.output_dir))
@@ -372,7 +370,7 @@ def _place(engine: Engine) -> str:
     """The file, or the server and database."""
     url = engine.url
     is_file = engine.dialect.name != "postgresql"
-    return str(url.database) if is_file else f"{url.host or 'local server'}/{url.database}"
+    return str(url.database) if is_file else f"{url.host}/{url.database}"
 
 
 def _engine(url: str | Path) -> Engine:
@@ -385,9 +383,10 @@ def _engine(url: str | Path) -> Engine:
         # The path of a file is taken as it is: it may hold ``?`` and ``%``.
         scheme, _, path = full_url.partition(":///")
         is_file = scheme == "sqlite"
-        parsed = URL.create(scheme, database=path) if is_file else make_url(full_url)
-        if parsed.drivername in {"postgres", "postgresql"}:
-            parsed = parsed.set(drivername="postgresql+psycopg")
+        if _OF_POSTGRES.match(full_url):
+            parsed = _server_url(full_url)
+        else:
+            parsed = URL.create(scheme, database=path) if is_file else make_url(full_url)
         options: dict[str, Any] = {"poolclass": NullPool, "json_serializer": column_json}
         if parsed.drivername.startswith("sqlite"):
             if not parsed.database or parsed.database == ":memory:":
@@ -404,8 +403,16 @@ def _engine(url: str | Path) -> Engine:
     if engine.dialect.name == "sqlite":
         _begin_immediately(engine)
         return engine
-    _open_our_sessions(engine)
+    _open_our_sessions(engine, full_url)
     return engine.execution_options(schema_translate_map={None: POSTGRES_SCHEMA})
+
+
+def _server_url(text: str) -> URL:
+    """What SQLAlchemy needs to know of a server, and messages name; libpq reads the text itself."""
+    from absurd_contimg.backends.postgres.connection_strings import place_of  # noqa: PLC0415 - slow
+
+    hosts, database = place_of(text, REGISTRY_SETTING)
+    return URL.create("postgresql+psycopg", host=hosts, database=database)
 
 
 def _begin_immediately(engine: Engine) -> None:
@@ -424,16 +431,16 @@ def _begin_immediately(engine: Engine) -> None:
         connection.exec_driver_sql("begin" if read_only else "begin immediate")
 
 
-def _open_our_sessions(engine: Engine) -> None:
-    """Connect as everything else does that uses Postgres."""
+def _open_our_sessions(engine: Engine, url: str) -> None:
+    """Connect as everything else does that uses Postgres: several hosts, and services, too."""
     from absurd_contimg.backends.postgres.sessions import (  # noqa: PLC0415 - slow
         Session as PostgresSession,
     )
     from absurd_contimg.backends.postgres.sessions import transaction_settings  # noqa: PLC0415
 
     @event.listens_for(engine, "do_connect")
-    def _connect(_dialect: Any, _record: Any, _arguments: Any, options: Any) -> PostgresSession:
-        return PostgresSession.connect(**options)
+    def _connect(_dialect: Any, _record: Any, _arguments: Any, _options: Any) -> PostgresSession:
+        return PostgresSession.connect(url)
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Any) -> None:

@@ -25,7 +25,7 @@ from absurd_contimg.core.errors import BackendError, BackendUnavailable, Unsuita
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
-from absurd_contimg.errors import AwayError
+from absurd_contimg.errors import AwayError, SettingError
 from absurd_contimg.history.invariants.check import audit
 from absurd_contimg.history.queue_health import find_problems
 from absurd_contimg.registry import Registry
@@ -461,10 +461,29 @@ def test_what_libpq_asks_is_left_to_the_remedy(monkeypatch: pytest.MonkeyPatch) 
     assert "accepting" not in str(unavailable(refused))
 
 
-@pytest.mark.parametrize("url", ["postgresql://[x", "no url", "postgresql:///x?nosuch=1"])
-def test_malformed_url_is_told(url: str) -> None:
-    with pytest.raises(BackendUnavailable, match="ABSURD_DATABASE_URL"):
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql://[x", "is malformed: end of string"),
+        ("no url", "is malformed: missing"),
+        ("postgresql://u@h/d?sslmod=require", 'parameter "sslmod".* Did you mean sslmode'),
+        ("postgresql:///d?nosuch=1", 'parameter "nosuch"'),
+        ("host=h sslmod=require", 'parameter "sslmod".* Did you mean sslmode'),
+        ("postgresql://u:pass@h/d?password=a&word=c", 'parameter "[*]{3}"'),
+        ("postgresql://u:12/x?word=y@h/d", 'parameter "[*]{3}"'),
+        ("password=a word=c", 'parameter "[*]{3}"'),
+        ("postgresql://u:word/x@h/d", "a port is no number"),
+        ("postgresql://a:1,b:2,c/d?port=5,6", "it has 3 hosts and 2 ports"),
+    ],
+)
+def test_malformed_url_is_a_wrong_setting(url: str, words: str) -> None:
+    """It read as a server that is away, and the name of a wrong parameter was masked."""
+    with pytest.raises(SettingError, match=f"ABSURD_DATABASE_URL .*{words}") as refused:
         install_schema(url)
+    assert not re.search(r"\bword\b", str(refused.value))
+    if "://" in url:
+        with pytest.raises(SettingError, match=f"PIPELINE_PRODUCTS_DB .*{words}"):
+            Registry(url)
 
 
 @pytest.mark.parametrize("variable", ["PGPASSFILE", "PGSERVICEFILE", None])

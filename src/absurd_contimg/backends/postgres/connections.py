@@ -179,7 +179,7 @@ class Connections:
             raise BackendUnavailable("The connections to the database are closed.")
         try:
             connection = await BoundedConnection.connect(self._url, autocommit=True)
-        except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+        except psycopg.OperationalError as error:
             raise unavailable(error) from error
         connection.cancellations = self._cancellations
         connection.opened_at = asyncio.get_running_loop().time()

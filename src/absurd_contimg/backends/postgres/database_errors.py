@@ -159,17 +159,10 @@ def unset_variables() -> str:
 
 def unavailable(error: psycopg.Error, variable: str = OF_TASKS) -> BackendUnavailable:
     """The error to raise when the database cannot be reached, with what to look at."""
-    is_malformed = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
-    is_set = is_malformed or variable in os.environ
-    setting = f"{variable} and " if is_set else ""
+    setting = f"{variable} and " if variable in os.environ else ""
     unset = unset_variables()
-    text = str(error).strip() or reason_of(error)
-    if is_malformed:
-        text = re.sub(
-            r'"[^\n]*"', '"***"', text
-        )  # the setting is malformed: any part may be secret
-    text = one_line(text)
-    refusal = "" if is_malformed else remedy_of_refusal(text)
+    text = one_line(str(error).strip() or reason_of(error))
+    refusal = remedy_of_refusal(text)
     if refusal:
         remedy = f"{unset}. {refusal}" if unset else refusal
     else:

@@ -26,7 +26,7 @@ async def operator_lock(url: str) -> AsyncIterator[None]:
     """Hold the lock, on a connection of its own; `BackendError` if another action keeps it."""
     try:
         session = await AsyncSession.connect(url)
-    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+    except psycopg.OperationalError as error:
         raise unavailable(error) from error
     try:
         try:

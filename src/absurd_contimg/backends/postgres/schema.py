@@ -15,7 +15,6 @@ import psycopg
 from absurd_contimg.backends.postgres.database_errors import (
     READ_ONLY,
     raise_translated,
-    unavailable,
 )
 from absurd_contimg.backends.postgres.lock_holders import tables_locked
 from absurd_contimg.backends.postgres.queue_additions import ADD, MISSING
@@ -212,9 +211,5 @@ def _transaction(url: str) -> Iterator[Session]:
             yield session
     except psycopg.errors.LockNotAvailable as error:
         raise tables_locked(url, error) from error
-    except psycopg.ProgrammingError as error:
-        if error.sqlstate is not None:
-            raise_translated(error)
-        raise unavailable(error) from error  # the URL is malformed
     except psycopg.Error as error:
         raise_translated(error)

@@ -16,13 +16,13 @@ from weakref import WeakSet
 
 import psycopg
 from psycopg import adapt, pq
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import ConnStatus
 from psycopg.types.json import set_json_dumps
 from typing_extensions import override
 
 from absurd_contimg.backends.postgres.client_files import require_client_files
 from absurd_contimg.backends.postgres.columns import register_loaders
+from absurd_contimg.backends.postgres.connection_strings import connection_options
 from absurd_contimg.core.errors import UnsuitableDatabase
 from absurd_contimg.core.row_values import json_text
 from absurd_contimg.forked_children import detach
@@ -242,10 +242,11 @@ def connection_parameters(url: str, options: dict[str, Any]) -> dict[str, Any]:
 
     The environment counts only for what the URL leaves open: a URL with a host has the default
     port, and one with socket folder, port, user, database and password file leaves nothing open.
-    Raises `psycopg.OperationalError` for a file that libpq would read for ever.
+    Raises `SettingError` for a malformed URL, and `psycopg.OperationalError` for a file that libpq
+    would read for ever.
     """
     given: dict[str, Any] = {"context": _ADAPTERS, **WAIT_BOUNDS}
-    given |= {**conninfo_to_dict(url), **options, "client_encoding": "UTF8", "autocommit": True}
+    given |= {**connection_options(url), **options, "client_encoding": "UTF8", "autocommit": True}
     if given.get("host"):
         given = {"hostaddr": "", "port": "5432"} | given
     if str(given.get("host")).startswith("/") and given.keys() >= {"user", "dbname", "passfile"}:

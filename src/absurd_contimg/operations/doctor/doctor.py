@@ -21,10 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
-
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
+from absurd_contimg.backends.postgres.connection_strings import connection_options
 from absurd_contimg.backends.postgres.schema import (
     SCHEMA_VERSION,
     check_schema,
@@ -353,13 +351,12 @@ def _reachable(url: str) -> list[Finding]:
         text = "The database's URL is malformed (its text may hold a password and is not shown)."
         return [Finding(False, "database", text, _URL_REMEDY)]
     try:
-        parts = conninfo_to_dict(url)
-        keys = [key for key in ("host", "port", "dbname") if parts.get(key)]
+        parts = connection_options(url)
+        keys = [key for key in ("service", "host", "port", "dbname") if parts.get(key)]
         location = ", ".join(f"{key} {parts[key]}" for key in keys)  # without the password
         check_schema(url)
-    except psycopg.ProgrammingError as error:
-        text = f"The database's URL is malformed: {str(error).strip()}."
-        return [Finding(False, "database", text, _URL_REMEDY)]
+    except SettingError as error:
+        return [Finding(False, "database", error.problem, error.remedy)]
     except BackendUnavailable as error:
         remedy = (
             "Check that the server runs and the URL is correct: psql \"$ABSURD_DATABASE_URL\" -c ''"

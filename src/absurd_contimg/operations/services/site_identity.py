@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.backends.postgres.connection_strings import DATABASE_SETTING, place_of
 from absurd_contimg.backends.postgres.queue_sites import QueueSite
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.errors import AwayError, SettingError, UserError
@@ -33,7 +33,7 @@ from absurd_contimg.products.site_file import (
     read_site_file,
     replace_site_file,
 )
-from absurd_contimg.registry.database import Database, exists
+from absurd_contimg.registry.database import REGISTRY_SETTING, Database, exists
 from absurd_contimg.registry.queue_sites import enter_site, serves_site, site_of_queue
 from absurd_contimg.settings import Settings
 
@@ -58,11 +58,11 @@ class _Place:
         if url.startswith(_SQLITE):
             registry = _file_place(Path(url.removeprefix(_SQLITE)), folder)
         else:
-            registry = _server_place(url)
+            registry = _server_place(url, REGISTRY_SETTING)
         database = (
             _file_place(settings.embedded_folder, folder)
             if settings.database_url is None
-            else _server_place(settings.database_url)
+            else _server_place(settings.database_url, DATABASE_SETTING)
         )
         return cls(folder, _on_this_host(folder), registry, database)
 
@@ -335,9 +335,9 @@ def _file_place(path: Path, folder: Path) -> str:
     return _as_text(str(path.relative_to(folder)) if is_inside else _on_this_host(path))
 
 
-def _server_place(url: str) -> str:
-    parts = urlsplit(url)
-    return _as_text(f"{parts.hostname or 'local server'}:{parts.port or 5432}{parts.path}")
+def _server_place(url: str, setting: str) -> str:
+    hosts, database = place_of(url, setting)
+    return _as_text(f"{hosts}/{database}" if database else hosts)
 
 
 def _on_this_host(path: Path) -> str:
