@@ -79,6 +79,23 @@ async def test_read_that_has_not_changed_is_not_sent_again(api: httpx.AsyncClien
     assert (await api.get(TASKS, headers=known)).status_code == 200
 
 
+async def test_a_cursor_of_another_list_is_refused(
+    api: httpx.AsyncClient, backend: Backend
+) -> None:
+    """The answer was an empty list, as at the end of the tasks or groups."""
+    await backend.create_queue("other")
+    for _ in range(2):
+        await api.post(TASKS, json={"task_name": "pipeline"})
+    cursor = (await api.get(TASKS, params={"limit": 1})).json()["next_cursor"]
+    lists = ("groups", "products", "windows", "actions", "batches", "queues/other/tasks")
+    for path in lists:
+        answer = await api.get(f"/v1/{path}", params={"cursor": cursor})
+        assert (answer.status_code, answer.json()["remedy"]) == (422, "Begin without a cursor."), (
+            path
+        )
+    assert len((await api.get(TASKS, params={"cursor": cursor})).json()["items"]) == 1
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "says"),
     [

@@ -60,7 +60,7 @@ def batch_routes(tables: Tables, settings: Settings | None, actions: Actions | N
             database = tables()
             batches = None if database is None else Batches(database)
             known = [] if batches is None else batches.batches()[::-1]
-            page = page_of(known, lambda batch: batch.batch_id, cursor, limit)
+            page = page_of("batches", known, lambda batch: batch.batch_id, cursor, limit)
             return Page(
                 tuple(
                     _batch_entry(BatchSummary(batch, batches.counts(batch.batch_id)))
@@ -101,7 +101,9 @@ def batch_routes(tables: Tables, settings: Settings | None, actions: Actions | N
                 BatchItemEntry(item.position, item.name, item.state, item.task_id)
                 for item in batches.items(batch_id)
             ]
-            return page_of(items, lambda item: str(item.position), cursor, limit)
+            return page_of(
+                f"items of {batch_id}", items, lambda item: str(item.position), cursor, limit
+            )
 
         return read_response(request, await asyncio.to_thread(read))
 

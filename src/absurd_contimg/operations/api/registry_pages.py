@@ -36,7 +36,7 @@ def group_page(
     database: Database | None, status: str | None, cursor: str | None, limit: int
 ) -> Page[GroupEntry]:
     """The groups, the newest first."""
-    last = decode_cursor(cursor)
+    last = decode_cursor("groups", cursor)
     if database is None:
         return Page((), None)
     query = select(ObservationGroup).order_by(ObservationGroup.group_id.desc())
@@ -46,7 +46,7 @@ def group_page(
         query = query.where(ObservationGroup.group_id < last)
     rows = _rows(database, query, limit)
     entries = [_group(row) for row in rows]
-    return _page(entries, [entry.group_id for entry in entries], limit)
+    return _page("groups", entries, [entry.group_id for entry in entries], limit)
 
 
 def get_group(database: Database | None, group_id: str) -> GroupEntry:
@@ -59,14 +59,14 @@ def get_group(database: Database | None, group_id: str) -> GroupEntry:
 
 def window_page(database: Database | None, cursor: str | None, limit: int) -> Page[WindowEntry]:
     """The windows, by their names, the last first."""
-    last = decode_cursor(cursor)
+    last = decode_cursor("windows", cursor)
     if database is None:
         return Page((), None)
     query = select(WindowRow).order_by(WindowRow.window_id.desc())
     if last is not None:
         query = query.where(WindowRow.window_id < last)
     entries = [_window(row) for row in _rows(database, query, limit)]
-    return _page(entries, [entry.window_id for entry in entries], limit)
+    return _page("windows", entries, [entry.window_id for entry in entries], limit)
 
 
 def get_window(database: Database | None, window_id: str) -> WindowEntry:
@@ -85,7 +85,7 @@ def product_page(
     limit: int,
 ) -> Page[ProductEntry]:
     """The products, the newest first."""
-    last = decode_cursor(cursor)
+    last = decode_cursor("products", cursor)
     if database is None:
         return Page((), None)
     query = select(Product).order_by(Product.created_at.desc(), Product.key.desc())
@@ -100,7 +100,9 @@ def product_page(
         older = Product.created_at < made
         query = query.where(older | ((Product.created_at == made) & (Product.key < key)))
     entries = [_product(database, row) for row in _rows(database, query, limit)]
-    return _page(entries, [f"{entry.created_at} {entry.key}" for entry in entries], limit)
+    return _page(
+        "products", entries, [f"{entry.created_at} {entry.key}" for entry in entries], limit
+    )
 
 
 def get_product(database: Database | None, key: str) -> ProductEntry:
@@ -115,7 +117,7 @@ def action_page(
     database: Database | None, target: str | None, cursor: str | None, limit: int
 ) -> Page[ActionEntry]:
     """What people did, the newest first."""
-    last = decode_cursor(cursor)
+    last = decode_cursor("actions", cursor)
     if last is not None and not (last.isascii() and last.isdecimal() and len(last) < 19):
         raise no_cursor()
     if database is None:
@@ -129,7 +131,7 @@ def action_page(
         ActionEntry(**{name: getattr(row, name) for name in ActionEntry.__slots__})
         for row in _rows(database, query, limit)
     ]
-    return _page(entries, [str(entry.action_id) for entry in entries], limit)
+    return _page("actions", entries, [str(entry.action_id) for entry in entries], limit)
 
 
 def _rows(database: Database, query: Select[Any], limit: int) -> Sequence[Any]:
@@ -145,9 +147,10 @@ def _chosen(database: Database | None, table: type[T], is_meant: ColumnElement[b
         return list(session.scalars(select(table).where(is_meant)))
 
 
-def _page(entries: Sequence[T], keys: Sequence[str], limit: int) -> Page[T]:
+def _page(of_list: str, entries: Sequence[T], keys: Sequence[str], limit: int) -> Page[T]:
     more = len(entries) > limit
-    return Page(tuple(entries[:limit]), encode_cursor(keys[limit - 1]) if more else None)
+    cursor = encode_cursor(of_list, keys[limit - 1]) if more else None
+    return Page(tuple(entries[:limit]), cursor)
 
 
 def _group(row: ObservationGroup) -> GroupEntry:

@@ -106,11 +106,12 @@ def task_routes(site: Site, actions: Actions | None) -> APIRouter:
             enqueued_from=enqueued_from,
             enqueued_before=enqueued_before,
         )
-        before = _task_id(decode_cursor(cursor))
+        of_list = f"tasks of {queue}"
+        before = _task_id(decode_cursor(of_list, cursor))
         tasks = await inspection.find_tasks(queue, wanted, before=before, limit=limit + 1)
         more = len(tasks) > limit
         items = tuple(task_entry(queue, task) for task in tasks[:limit])
-        next_cursor = encode_cursor(str(items[-1].task_id)) if more else None
+        next_cursor = encode_cursor(of_list, str(items[-1].task_id)) if more else None
         return read_response(request, Page(items, next_cursor))
 
     @router.get(_TASK, response_model=TaskDetail, responses=read_responses(404))
