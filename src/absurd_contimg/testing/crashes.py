@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import os
 import shlex
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import wraps
 from inspect import signature
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 from absurd_contimg.core.failures import SuspensionSwallowed
 from absurd_contimg.core.records import LIVE_STATES, History, Json, SpawnOptions, State
@@ -41,6 +43,25 @@ from absurd_contimg.simulation.model.faults import (
     parse_schedule,
 )
 from absurd_contimg.simulation.model.worker_factory import SETTINGS, AnyHandler, HandlerWorkers
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_exploring = threading.RLock()
+"""Of one process: a simulated process sets back the variables of the handlers' modules."""
+
+
+def _one_at_a_time(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let a call wait for that of another thread, which would see its variables."""
+
+    @wraps(function)
+    def call(*arguments: _P.args, **options: _P.kwargs) -> _T:
+        __tracebackhide__ = True
+        with _exploring:
+            return function(*arguments, **options)
+
+    return call
+
 
 _ERRORS = no_error_is_uncaught.__name__
 
@@ -99,6 +120,7 @@ def _require_arguments(function: Callable[..., object], given: Collection[str]) 
             raise TypeError(f"{function.__name__} has no argument {name!r}. {meant}".rstrip())
 
 
+@_one_at_a_time
 def explore_crashes(
     handler: AnyHandler,
     params: Json,
@@ -153,6 +175,7 @@ def _kind(fault: object) -> FaultKind:
     return parse_kind(text)
 
 
+@_one_at_a_time
 def replay_handler(
     handler: AnyHandler, params: Json, schedule: FaultSchedule | str, **spec: object
 ) -> Finding:
@@ -338,6 +361,7 @@ def _replay(spec: ExplorationSpec, schedule: str) -> NoReturn:
     pytest.skip(f"the future {schedule} ends well")
 
 
+@_one_at_a_time
 def run_handler(
     handler: AnyHandler, params: Json, *, ends: State = "completed", **spec: object
 ) -> History:
