@@ -54,6 +54,19 @@ def _refusal_to_remove(path: Path) -> int | None:
     return errno.EACCES if path.is_dir() else None  # of a file, only its folder counts
 
 
+def why_it_stays(path: Path, error: OSError) -> str:
+    """Sentences on what cannot be removed: the cause, and what to do."""
+    cause = f"{path} stays: {error.strerror or error}."
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return f"{cause} {explain_refusal(Path(error.filename or path), error.errno)}"
+    if error.errno == errno.EXDEV:
+        return (
+            f"{cause} Its file system cannot move this folder, as an overlay (a container's own "
+            "disk) those of its image. Copy the output folder to a volume, and use it there."
+        )
+    return f"{cause} Look at its disk."
+
+
 def explain_refusal(path: Path, number: int | None = errno.EACCES) -> str:
     """Sentences on the file or folder that refuses a path to this process, and what to do.
 

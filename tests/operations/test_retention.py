@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -282,6 +283,47 @@ def test_what_cannot_be_removed_stays_whole_and_all_else_goes(tmp_path: Path, pa
             subprocess.run(["chattr", "-i", place], check=True)
         assert len(run(site, 31).removed) == 1
         assert_in_accord(site)
+        registry.close()
+
+
+@contextmanager
+def overlay(lower: Path, disk: Path, place: Path) -> Iterator[None]:
+    """Mount an overlay: what is in its lower layer can be removed and not be moved."""
+    for folder in (disk / "upper", disk / "work", place):
+        folder.mkdir()
+    layers = f"lowerdir={lower},upperdir={disk / 'upper'},workdir={disk / 'work'}"
+    options = f"{layers},redirect_dir=off"
+    mount = ["mount", "-t", "overlay", "-o", options, "overlay", str(place)]
+    if subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("no overlay can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_products_that_cannot_be_moved_are_skipped_and_all_else_goes(tmp_path: Path) -> None:
+    """On an overlay the run stopped at the first of them, and named neither it nor the cause."""
+    lower, output_dir = tmp_path / "lower", tmp_path / "products"
+    first, *later = commit_all(lower)
+    with mounted(tmp_path / "disk") as disk, overlay(lower, disk, output_dir):
+        registry = Registry(tmp_path / "registry.sqlite3", output_dir=output_dir)
+        for folder, manifest in (first, *later):
+            registry.register(output_dir / folder.relative_to(lower), manifest)
+        site = registry, output_dir
+        early, *others = plan_retention(registry, CONFIG, NOTHING, after(31)).removed
+        for old in others:  # a copy is of the upper layer
+            shutil.copytree(old.folder, disk / "copy")
+            shutil.rmtree(old.folder)
+            shutil.copytree(disk / "copy", old.folder)
+            shutil.rmtree(disk / "copy")
+        for count in (len(others), 0):
+            report = run(site, 31)
+            assert len(report.removed) == count
+            (text,) = report.refused
+            assert text.startswith(f"{early.folder} stays: Invalid cross-device link. Its file")
+            assert_in_accord(site)
+            assert [each.name for each in (output_dir / REMOVED).iterdir()] == [".lock"]
         registry.close()
 
 

@@ -74,7 +74,7 @@ def take_out(
     """Move a product out of its place.
 
     Raises `BrokenProductError` if the product of that key is not there, is a link or behind one,
-    and `PermissionError` if it cannot be moved, or be removed afterwards: then it stays whole.
+    and `OSError` if it cannot be moved, or be removed afterwards: then it stays whole.
     """
     manifest = load_committed(folder, files)
     if manifest.key != key or folder.is_symlink():
@@ -90,7 +90,6 @@ def take_out(
     if (part := irremovable_part(folder)) is not None:
         raise PermissionError(part[1], os.strerror(part[1]), str(part[0]))
     holding = output_dir / REMOVED / key
-    files.take_folder(holding, _mark(key), lambda _folder: False)
     note: dict[str, Any] = {
         "key": key,
         "stage": manifest.stage,
@@ -100,11 +99,12 @@ def take_out(
         "removed_at": removed_at,
         "reason": reason,
     }
-    files.write_json(holding / _NOTE, note)
-    files.flush(holding)
+    files.take_folder(holding, _mark(key), lambda _folder: False)
     try:
+        files.write_json(holding / _NOTE, note)
+        files.flush(holding)
         files.rename(folder, holding / _PRODUCT)
-    except PermissionError:
+    except OSError:
         files.remove_tree(holding, _mark(key))
         raise
     files.flush(folder.parent)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import update
 
-from absurd_contimg.file_owners import explain_refusal
+from absurd_contimg.file_owners import why_it_stays
 from absurd_contimg.operations.maintenance.needs import Needs
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.database import chunks
@@ -63,7 +63,7 @@ def remove_raw_files(
 ) -> int:
     """Note in the registry that files are removed, then remove them; how many.
 
-    `refused` gets a sentence for each that stays for lack of permission.
+    `refused` gets a sentence for each that cannot be removed.
 
     A killed run leaves files that are noted as removed: the next one removes them.
     """
@@ -108,9 +108,8 @@ def _remove(files: Iterable[OldFile], refused: list[str]) -> int:
         try:
             file.path.unlink(missing_ok=True)
             count += 1
-        except PermissionError as error:
-            advice = explain_refusal(file.path, error.errno)
-            refused.append(f"{file.path} stays: {error.strerror}. {advice}")
+        except OSError as error:
+            refused.append(why_it_stays(file.path, error))
     return count
 
 

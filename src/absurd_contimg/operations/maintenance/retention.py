@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absurd_contimg.config.retention import REMOVED, RetentionConfig
 from absurd_contimg.errors import BrokenProductError
-from absurd_contimg.file_owners import explain_refusal
+from absurd_contimg.file_owners import why_it_stays
 from absurd_contimg.operations.maintenance.needs import Needs
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.mosaic_outputs import MosaicOutputs
@@ -90,7 +90,7 @@ class RetentionReport:
     finished: int
     """Removals of an interrupted run that were finished."""
     refused: tuple[str, ...] = ()
-    """Sentences on what could not be removed for lack of permission, and what to do."""
+    """Sentences on what could not be removed, why, and what to do."""
 
 
 def plan_retention(
@@ -170,7 +170,8 @@ def run_retention(
             needs = read_needs_again()
             for product, out in taken:
                 if needs.reason(product.key, product.group_id, product.folder) is not None:
-                    out.put_back(files)
+                    with _naming_refusals(product.folder, refused):
+                        out.put_back(files)
                 elif _finish(registry, out, files, refused):
                     removed.append(product)
     finally:
@@ -219,12 +220,11 @@ def _take_out(
 
 @contextmanager
 def _naming_refusals(folder: Path, refused: list[str]) -> Iterator[None]:
-    """One product that stays for lack of permission ends no run."""
+    """One product that cannot be removed ends no run."""
     try:
         yield
-    except PermissionError as error:
-        path = Path(error.filename or folder)
-        refused.append(f"{folder} stays: {error.strerror}. {explain_refusal(path, error.errno)}")
+    except OSError as error:
+        refused.append(why_it_stays(folder, error))
 
 
 def _finish(registry: Registry, out: TakenOut, files: FileSystem, refused: list[str]) -> bool:

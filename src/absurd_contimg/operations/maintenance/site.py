@@ -69,7 +69,7 @@ class SiteReport:
     queues: tuple[CleanedQueue, ...]
     scratch: tuple[RemovedFolder, ...]
     refused: tuple[str, ...] = ()
-    """Sentences on what stays for lack of permission."""
+    """Sentences on what could not be removed, why, and what to do."""
 
 
 async def plan_site(
