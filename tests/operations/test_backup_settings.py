@@ -9,9 +9,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from connection_forms import connection_forms
 from psycopg.conninfo import conninfo_to_dict
 
 from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.maintenance import backup
 from absurd_contimg.operations.maintenance.backup import make_backup, restore_backup
 
@@ -86,6 +88,42 @@ async def test_environment_of_another_database(
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     await require_restored(database_url, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["service", "several hosts"])
+async def test_each_form_of_a_connection_is_passed_on(
+    database_url: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The programs got the name of a service, and not the file that defines it."""
+    await spawn(database_url)
+    environment, forms = connection_forms(database_url, tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    await require_restored(forms[form], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ("aborting because of server version mismatch", "Put pg_dump of"),
+        ("unsupported version (1.16) in file header", "Put pg_dump of"),
+        ("permission denied for table t", "Grant"),
+        ("could not write to file: No space left on device", ""),
+    ],
+)
+def test_a_remedy_is_that_of_its_cause(
+    database_url: str, words: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a program said, it was asked for its version and for the user's rights."""
+    program = tmp_path / "pg_dump"
+    program.write_text(f"#!/bin/sh\necho 'pg_dump: error: {words}' >&2\nexit 1\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(backup, "find_program", lambda _name: str(program))
+    with pytest.raises(SettingError) as failed:
+        make_backup(database_url, f"sqlite:///{tmp_path / 'r'}", tmp_path / "backup", NOW)
+    assert words in failed.value.problem
+    assert failed.value.remedy.startswith(remedy)
+    assert bool(failed.value.remedy) == bool(remedy)
 
 
 async def test_environment_that_names_the_database(

@@ -176,6 +176,8 @@ def program_parameters(session: Session) -> tuple[dict[str, str], str | None]:
     """
     info = session.info
     parameters = {"host": info.host, **info.get_parameters()}
+    for name in ("service", "servicefile"):  # what it says is among the parameters
+        parameters.pop(name, None)
     if not session.pooled:
         settings = [
             f"-c {name}={value.replace(' ', chr(92) + ' ')}"

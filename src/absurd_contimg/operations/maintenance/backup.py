@@ -414,10 +414,16 @@ def _run(program: str, url: str | None, *arguments: str) -> None:
             raise psycopg.OperationalError(
                 f"the server {place} is away, or went away while {program} worked with its database"
             )
-        raise SettingError(
-            f"{program} failed: {one_line(' '.join(mask(done.stderr).split()), 500)}",
-            "Is its version at least that of the server, and may this user read the database?",
-        )
+        cause = one_line(" ".join(mask(done.stderr).split()), 500)
+        raise SettingError(f"{program} failed: {cause}", _remedy(program, done.stderr))
+
+
+def _remedy(program: str, words: str) -> str:
+    if re.search("server version mismatch|unsupported version", words):
+        return f"Put {program} of the server's version, or of a later one, first in PATH."
+    if re.search("permission denied|must be owner", words):
+        return "Grant the right to the database's user, or name the owner of the tables in the URL."
+    return ""
 
 
 def _parameters(url: str) -> tuple[dict[str, str], str | None]:
