@@ -12,7 +12,6 @@ from astropy.wcs import WCS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from reproject import reproject_interp
 from scipy.ndimage import binary_dilation, binary_erosion
 from synthetic_tiles import (
     TilePlan,
@@ -254,6 +253,8 @@ def test_interpolated_coordinates_are_those_of_the_projections(dec_deg: float) -
 
 
 def reprojected(tile: Tile, canvas: Canvas) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    from reproject import reproject_interp  # noqa: PLC0415 - slow import
+
     planes = np.stack([tile.pixels, tile.response])
     result, _ = reproject_interp(
         (planes, tile.wcs), canvas.wcs, shape_out=canvas.shape, order="bicubic",

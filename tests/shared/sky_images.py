@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from astropy.wcs import WCS
 from numpy.typing import NDArray
-from scipy.signal import fftconvolve
 
 from absurd_contimg.science.catalogue import SkySource
 
@@ -64,6 +63,8 @@ def draw_noise(
     """
     noise = random.normal(size=shape)
     if width:
+        from scipy.signal import fftconvolve  # noqa: PLC0415 - a second for each process of pytest
+
         size = 65
         wcs = sky_wcs((size, size))
         centre = SkySource("c", *wcs.wcs_pix2world(size // 2, size // 2, 0), 1.0)

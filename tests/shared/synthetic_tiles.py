@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from astropy.wcs import WCS
 from numpy.typing import NDArray
-from scipy.interpolate import RectBivariateSpline
 
 from absurd_contimg.science.beam import airy_power
 from absurd_contimg.science.catalogue import SkySource, separation_rad, unit_vectors
@@ -57,6 +56,8 @@ def tile_wcs(plan: TilePlan) -> WCS:
 
 def mean_beam(plan: TilePlan, wcs: WCS) -> NDArray[np.float64]:
     """The mean over the drift, computed on every 16th pixel."""
+    from scipy.interpolate import RectBivariateSpline  # noqa: PLC0415 - slow import
+
     axis = np.linspace(0, plan.size_px - 1, plan.size_px // 16 + 1)
     rows, columns = np.meshgrid(axis, axis, indexing="ij")
     ra, dec = wcs.wcs_pix2world(columns.ravel(), rows.ravel(), 0)
@@ -89,6 +90,8 @@ def make_tile(
     rng: np.random.Generator,
 ) -> Tile:
     """The tile; its noise is measured, as the stage does."""
+    from scipy.interpolate import RectBivariateSpline  # noqa: PLC0415 - slow import
+
     wcs = tile_wcs(plan)
     response = mean_beam(plan, wcs)
     pixels = correlated_noise(plan, wcs, noise_jy, rng)
