@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 import typer.testing
+from database_pool import DatabasePool
 from small_disk import mounted
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
@@ -100,20 +100,23 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedd
 
 
 @pytest.fixture(scope="session")
-def new_database(postgres_server: EmbeddedPostgres) -> Callable[[], str]:
+def database_pool(postgres_server: EmbeddedPostgres) -> DatabasePool:
+    """Databases with Absurd's schema."""
+    return DatabasePool(postgres_server, _TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def new_database(database_pool: DatabasePool) -> Callable[[], str]:
     """Makes a fresh database with Absurd's schema each time it is called; its URL."""
-    numbers = itertools.count(1)
-
-    def make() -> str:
-        return postgres_server.create_database(f"test_{os.getpid()}_{next(numbers)}", _TEMPLATE)
-
-    return make
+    return database_pool.new
 
 
 @pytest.fixture
-def database_url(new_database: Callable[[], str]) -> str:
-    """The URL of a fresh database with Absurd's schema."""
-    return new_database()
+def database_url(database_pool: DatabasePool) -> Iterator[str]:
+    """The URL of a database with Absurd's schema, as if it were a fresh one."""
+    url = database_pool.take()
+    yield url
+    database_pool.give_back(url)
 
 
 @pytest.fixture(params=["memory", "postgres"])
