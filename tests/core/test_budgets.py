@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from search_extent import examples
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
@@ -109,7 +110,7 @@ async def carry_out(plan: Plan) -> History:
 plans = st.lists(st.sampled_from([*FAILURES, "interruption"]), max_size=8)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(plans, plans)
 def test_every_kind_gets_its_budget_and_interruptions_cost_nothing(
     convert: list[str], image: list[str]

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from search_extent import examples
 
 from absurd_contimg.core.records import Checkpoint, History, Json, Run, State, Task, Wait
 from absurd_contimg.errors import SettingError
@@ -540,7 +541,7 @@ def any_history(draw: st.DrawFn) -> History:
     return history(state, runs, checkpoints)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(drawable=any_history())
 def test_every_history_can_be_drawn(
     drawable: History, tmp_path_factory: pytest.TempPathFactory

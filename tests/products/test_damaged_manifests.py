@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from search_extent import examples
 
 from absurd_contimg.errors import BrokenProductError
 from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest, file_entries, write_manifest
@@ -90,7 +91,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_change_of_a_manifest_is_read_or_named(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

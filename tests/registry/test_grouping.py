@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from search_extent import examples
 from sqlalchemy import update
 
 from absurd_contimg.errors import InputError
@@ -36,7 +37,7 @@ def named(time: int, subband: int) -> SubbandName:
     return SubbandName(time, subband, Path(f"/in/{group_name(time)}_sb{subband:02}.hdf5"))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(truth=observations(), seed=st.integers(0, 1_000), size=st.integers(1, 6))
 def test_every_observation_is_one_group_in_whatever_order_its_files_arrive(
     truth: list[list[SubbandName]], seed: int, size: int, tmp_path_factory: pytest.TempPathFactory

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+from search_extent import examples
 
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.failures import FailureKind
@@ -83,7 +84,7 @@ def test_a_file_that_is_something_else_is_refused_at_once(tmp_path: Path) -> Non
 
 
 def test_random_bytes_are_read_over_or_refused_by_name(tmp_path: Path) -> None:
-    outcomes = search(tmp_path, 60, seed=4)
+    outcomes = search(tmp_path, examples(60), seed=4)
     assert outcomes.keys() == {"read", "refused"}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
+from search_extent import examples
 
 from absurd_contimg.config import ConversionConfig, SiteConfig
 from absurd_contimg.errors import CorruptInputError, IncompleteGroupError, InputError
@@ -501,7 +502,9 @@ def test_there_are_180_deviations() -> None:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     st.lists(st.sampled_from(sorted(REFUSED)), min_size=1, max_size=3, unique=True),

@@ -206,7 +206,7 @@ def poison_symptoms(spec: ExplorationSpec) -> Iterator[str]:
     yield from (str(each) for each in finding.violations if "poison" in each.invariant)
 
 
-@pytest.mark.parametrize("mutant", some_mutants(MUTANTS, every=5))
+@pytest.mark.parametrize("mutant", some_mutants(MUTANTS, every=8))
 def test_mutant_is_found(
     mutant: str, healthy: dict[str, Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ import pytest
 from forked_programs import run_pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from search_extent import examples
 
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import TaskNotCompleted
@@ -397,7 +398,7 @@ def test_assertions_tell_plain_steps_from_missing_ones() -> None:
         assert_step_ran_once(run_handler(two_steps, {}), "oen")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_no_fault_plan_breaks_an_invariant(data: st.DataObject) -> None:
     scenario = data.draw(scenarios())
