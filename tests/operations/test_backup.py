@@ -32,9 +32,9 @@ from absurd_contimg.operations.maintenance import backup
 from absurd_contimg.operations.maintenance.backup import (
     _copy_sqlite,
     make_backup,
-    read_backup,
     restore_backup,
 )
+from absurd_contimg.operations.maintenance.backup_folder import read_backup
 from absurd_contimg.operations.maintenance.restoration_guard import (
     require_no_other_queues,
     require_stopped,

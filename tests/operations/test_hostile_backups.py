@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -222,7 +224,7 @@ def test_a_restoration_is_alone(
     restore, dump = backup._restore, backup._dump
     monkeypatch.setattr(restoration_guard, "_PATIENCE_MS", 1)
 
-    def restore_beside_others(url: str, server_version: int, source: Path) -> None:
+    def restore_beside_others(url: str, version: int, source: Path, left_out: Any) -> None:
         with pytest.raises(SettingError, match=r"Another restoration of .* is under way"):
             restore_backup(spawned_url, registry, folder, force=True)
         with psycopg.connect(spawned_url) as connection:  # what a backup looks for is there
@@ -231,7 +233,7 @@ def test_a_restoration_is_alone(
             make_backup(spawned_url, registry, tmp_path / "c", NOW)
         with psycopg.connect(spawned_url) as connection:
             connection.execute("drop schema absurd")
-        restore(url, server_version, source)
+        restore(url, version, source, left_out)
 
     def dump_beside_others(url: str, target: Path) -> None:
         with pytest.raises(SettingError, match=r"Another backup of the database .* is under way"):
@@ -354,6 +356,47 @@ def test_a_backup_of_an_older_server_is_restored(
     assert text in row
 
 
+@pytest.mark.parametrize("program", ["pg_restore", "psql"])
+def test_a_trigger_with_a_function_of_another_schema_keeps_nothing_from_a_new_database(
+    program: str,
+    spawned_url: str,
+    new_database: Callable[[], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was in the backup, and the restoration ended at it: the schema dba does not exist."""
+    if program == "psql":
+        monkeypatch.setattr(backup, "_TRANSACTION_TIMEOUT_SINCE", 10**9)
+    with psycopg.connect(spawned_url, autocommit=True) as connection:
+        for statement in (
+            "create schema dba",
+            "create function dba.note() returns trigger language plpgsql as $$begin return new; "
+            "end$$",
+            'create trigger "its %% (name)" after insert on absurd.t_q for each row '
+            "execute function dba.note()",
+            """comment on trigger "its %% (name)" on absurd.t_q is 'TRIGGER of dba'""",
+        ):
+            connection.execute(statement.replace("%%", "%").encode())
+    folder, registry = tmp_path / "b", f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    (statement,) = make_backup(spawned_url, registry, folder, NOW).left_out_statements
+    assert re.match(r'CREATE TRIGGER "its % \(name\)" .* dba\.note\(\);', statement)
+    other = new_database()
+    restored = restore_backup(other, registry, folder, force=True)
+    assert restored.backup.left_out_statements == [statement]
+    assert tasks(other) == 3
+    restore_backup(spawned_url, registry, folder, force=True)
+    with psycopg.connect(spawned_url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+    note = json.loads((folder / "backup.json").read_text())
+    note.pop("left_out")  # as an earlier version made it
+    (folder / "backup.json").write_text(json.dumps(note))
+    with pytest.raises(SettingError, match='"dba" does not exist') as refused:
+        restore_backup(other, registry, folder, force=True)
+    assert refused.value.remedy.startswith("The backup needs what was made by hand")
+    assert refused.value.remedy.endswith("contimg restore again, and no contimg db init.")
+    assert tasks(other) == 3
+
+
 DEPENDENTS = {
     "create view reports.v as select * from absurd.t_q": "view reports.v",
     "create materialized view reports.m as select * from absurd.t_q": "materialized view reports.m",
@@ -423,7 +466,7 @@ def test_rights_that_go_are_named_before_and_after(
     assert restore_backup(spawned_url, spawned_url, tmp_path / "b", force=True).lost_grants == ()
 
 
-def test_the_command_shows_how_lost_rights_are_given_again(
+def test_the_command_shows_how_lost_rights_and_triggers_are_made_again(
     spawned_url: str, tmp_path: Path, role: str
 ) -> None:
     clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
@@ -432,11 +475,21 @@ def test_the_command_shows_how_lost_rights_are_given_again(
     right = f"grant select on table absurd.t_q to {role};"
     with psycopg.connect(spawned_url, autocommit=True) as connection:
         connection.execute(right.encode())
+        connection.execute(
+            "create function public.note() returns trigger language plpgsql as "
+            "$$begin return new; end$$"
+        )
+        trigger = "TRIGGER note AFTER INSERT ON absurd.t_q FOR EACH ROW EXECUTE FUNCTION note();"
+        connection.execute(f"create {trigger}".encode())
     runner = CliRunner(env=clean)
-    assert runner.invoke(app, [*options, "backup", folder]).exit_code == 0
+    saved = runner.invoke(app, [*options, "backup", folder])
+    assert saved.exit_code == 0, saved.exception
     restored = runner.invoke(app, [*options, "restore", folder, "--force", "--all-queues"])
     assert restored.exit_code == 0, restored.exception
     assert right in restored.output.splitlines()
+    again = f"CREATE {trigger}".replace(" note()", " public.note()")
+    for output in (saved.output, restored.output):
+        assert again in output.splitlines(), output
 
 
 def test_a_table_of_another_role_is_named_with_the_missing_right(

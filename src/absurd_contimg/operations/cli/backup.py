@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from absurd_contimg.config import PathsConfig
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.cli.app import app, state
 from absurd_contimg.operations.console import console, message_line
+
+if TYPE_CHECKING:
+    from absurd_contimg.operations.maintenance import Backup
 
 
 @app.command()
@@ -40,6 +43,15 @@ def backup(
     url = database_url(settings, create=False)
     made = make_backup(url, settings.registry_url, target.absolute(), now)
     console.print(message_line(f"{', '.join(made.files)} in {target}"))
+    _show_left_out(made)
+
+
+def _show_left_out(backup: Backup) -> None:
+    if statements := backup.left_out_statements:
+        text = "Triggers with functions of other schemas are in no backup. To make them again:"
+        console.print(text, soft_wrap=True)
+        for statement in statements:
+            console.print(message_line(statement), soft_wrap=True)
 
 
 def _require_place(paths: PathsConfig, target: Path) -> None:
@@ -109,6 +121,7 @@ def restore(
     if exists(settings.registry_url):
         text += f" Then: {state.command('registry check')}"
     console.print(message_line(text), soft_wrap=True)
+    _show_left_out(restored.backup)
     if restored.lost_grants:
         console.print("Other roles have lost their rights on the tables. To give them again:")
         for statement in restored.lost_grants:

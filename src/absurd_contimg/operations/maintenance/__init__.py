@@ -12,11 +12,8 @@ from absurd_contimg.operations.maintenance.archive import (
     old_histories,
     write_dump,
 )
-from absurd_contimg.operations.maintenance.backup import (
-    make_backup,
-    read_backup,
-    restore_backup,
-)
+from absurd_contimg.operations.maintenance.backup import make_backup, restore_backup
+from absurd_contimg.operations.maintenance.backup_folder import Backup, read_backup
 from absurd_contimg.operations.maintenance.emergency import (
     ClearedQueue,
     StoppedQueue,
@@ -57,6 +54,7 @@ from absurd_contimg.operations.maintenance.vacuum import vacuum
 
 __all__ = [
     "ARCHIVE",
+    "Backup",
     "CleanedQueue",
     "ClearedQueue",
     "Needs",

@@ -7,7 +7,6 @@ copy is of one moment. Products are on disk and are no part of it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -16,12 +15,11 @@ import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -40,6 +38,22 @@ from absurd_contimg.errors import (
     SettingError,
 )
 from absurd_contimg.operations.console import one_line
+from absurd_contimg.operations.maintenance.backup_folder import (
+    FORMAT,
+    NOTE,
+    QUEUE,
+    REGISTRY_DUMP,
+    REGISTRY_FILE,
+    SCHEMAS,
+    Backup,
+    digest,
+    read_backup,
+)
+from absurd_contimg.operations.maintenance.foreign_triggers import (
+    ForeignTrigger,
+    foreign_triggers,
+    without_triggers,
+)
 from absurd_contimg.operations.maintenance.restoration_guard import (
     locked_for_backup,
     only_restoration,
@@ -61,14 +75,9 @@ from absurd_contimg.owned_folders import Mark, make_private, temporary_folder
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.tables import ALL_TABLES
 from absurd_contimg.registry.trouble import trouble_of_file
-from absurd_contimg.regular_files import UnsuitableFileError, read_json
 from absurd_contimg.secrets import mask, without_secrets
 
-FORMAT = 1
-_NOTE = "backup.json"
 _MARK = Mark("backup", "contimg backup")
-_QUEUE, _REGISTRY_DUMP, _REGISTRY_FILE = "queue.dump", "registry.dump", "registry.sqlite3"
-_SCHEMAS = {_QUEUE: "absurd", _REGISTRY_DUMP: "contimg"}
 _VARIABLES = {"absurd": OF_TASKS, "contimg": "PIPELINE_PRODUCTS_DB"}
 """What names the database of each schema."""
 _BUSY_SECONDS = 10.0
@@ -79,6 +88,11 @@ _TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;"
 _TRANSACTION_TIMEOUT_SINCE = 170_000
 """The first version of the server that knows the setting."""
 _SCRIPT_HEAD_BYTES = 4_096
+_LACKS = (
+    "The backup needs what was made by hand beside the tables and is not in this database: make it "
+    "first."
+)
+_NEXT = "All is as it was before; then: contimg restore again, and no contimg db init."
 _NO_CONNECTION = re.compile(
     "connection to server|could not connect|closed the connection|terminating connection"
 )
@@ -88,17 +102,6 @@ _COUNT = (
     " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
     " where n.nspname = %s and c.relkind in ('r', 'p')"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Backup:
-    """What a backup holds."""
-
-    format: int
-    created_at: str
-    """ISO 8601, UTC."""
-    files: Mapping[str, str]
-    """blake2b-160 of each file, in hex."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +120,10 @@ def make_backup(database_url: str, registry_url: str, folder: Path, now: datetim
     """
     if folder.exists():
         raise SettingError(f"{folder} is there already.", "Give the name of a new folder.")
-    _require_schema(database_url, _SCHEMAS[_QUEUE], "tasks")
+    left_out = {QUEUE: _require_schema(database_url, SCHEMAS[QUEUE], "tasks")}
     if not registry_url.startswith(SQLITE):
-        _require_schema(registry_url, _SCHEMAS[_REGISTRY_DUMP], "the registry")
+        schema = SCHEMAS[REGISTRY_DUMP]
+        left_out[REGISTRY_DUMP] = _require_schema(registry_url, schema, "the registry")
     make_private(folder.parent)
     with (
         locked_for_backup(database_url),
@@ -130,13 +134,14 @@ def make_backup(database_url: str, registry_url: str, folder: Path, now: datetim
         if registry_url.startswith(SQLITE):
             source = Path(registry_url.removeprefix(SQLITE))
             if source.exists():
-                _copy_sqlite(source, partial / _REGISTRY_FILE)
+                _copy_sqlite(source, partial / REGISTRY_FILE)
         else:
-            _dump(registry_url, partial / _REGISTRY_DUMP)
-        _dump(database_url, partial / _QUEUE)
-        files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
-        made = Backup(FORMAT, now.astimezone(UTC).isoformat(timespec="seconds"), files)
-        (partial / _NOTE).write_text(json.dumps(asdict(made), indent=1))
+            _dump(registry_url, partial / REGISTRY_DUMP)
+        _dump(database_url, partial / QUEUE)
+        files = {path.name: digest(path) for path in sorted(partial.iterdir())}
+        made_at = now.astimezone(UTC).isoformat(timespec="seconds")
+        made = Backup(FORMAT, made_at, files, {k: v for k, v in left_out.items() if v})
+        (partial / NOTE).write_text(json.dumps(asdict(made), indent=1))
         for path in partial.iterdir():
             path.chmod(_FILE_MODE)
             _flush(path)
@@ -144,39 +149,6 @@ def make_backup(database_url: str, registry_url: str, folder: Path, now: datetim
         os.rename(partial, folder)
         _flush(folder.parent)
     return made
-
-
-def read_backup(folder: Path) -> Backup:
-    """What a folder holds, after all its files were compared with their digests.
-
-    Raises `MissingInputError` or `CorruptInputError`.
-    """
-    try:
-        values: Any = read_json(folder / _NOTE)
-        noted = Backup(int(values["format"]), str(values["created_at"]), dict(values["files"]))
-    except FileNotFoundError as error:
-        is_there = folder.is_dir()
-        problem = f"is no backup: it has no {_NOTE}" if is_there else "does not exist"
-        raise MissingInputError(
-            f"{folder} {problem}.", "Name a folder of contimg backup."
-        ) from error
-    except (UnsuitableFileError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CorruptInputError(f"{folder / _NOTE} is damaged: {error}.") from error
-    if noted.format != FORMAT:
-        raise CorruptInputError(
-            f"{folder} is a backup of format {noted.format}, not {FORMAT}.",
-            "Use the version of the package that made it.",
-        )
-    if _QUEUE not in noted.files or not noted.files.keys() <= {*_SCHEMAS, _REGISTRY_FILE}:
-        raise CorruptInputError(
-            f"{folder / _NOTE} is damaged: it names other files than a backup has.",
-            "Use another backup.",
-        )
-    for name, digest in noted.files.items():
-        path = folder / name
-        if not path.is_file() or _digest(path) != digest:
-            raise CorruptInputError(f"{path} is missing or damaged.", "Use another backup.")
-    return noted
 
 
 def restore_backup(
@@ -195,7 +167,7 @@ def restore_backup(
     it was. Killed in between, it is repeated with `force`.
     """
     noted = read_backup(folder)
-    dumped = _REGISTRY_DUMP in noted.files
+    dumped = REGISTRY_DUMP in noted.files
     if dumped == registry_url.startswith(SQLITE):
         raise SettingError(
             f"The backup's registry is {'in Postgres' if dumped else 'a file'}, that of the "
@@ -236,23 +208,25 @@ def _naming_variable(schema: str) -> Iterator[None]:
 
 def _places(database_url: str, registry_url: str) -> list[tuple[str, str]]:
     """The schemas that are replaced, each with the URL of its database."""
-    places = [(database_url, _SCHEMAS[_QUEUE])]
+    places = [(database_url, SCHEMAS[QUEUE])]
     if not registry_url.startswith(SQLITE):
-        places.append((registry_url, _SCHEMAS[_REGISTRY_DUMP]))
+        places.append((registry_url, SCHEMAS[REGISTRY_DUMP]))
     return places
 
 
 def _replace(database_url: str, registry_url: str, folder: Path, noted: Backup) -> None:
     with ExitStack() as replaced:
-        replaced.enter_context(_loaded(database_url, folder / _QUEUE))
-        if _REGISTRY_DUMP in noted.files:
-            replaced.enter_context(_loaded(registry_url, folder / _REGISTRY_DUMP))
+        triggers = noted.left_out
+        replaced.enter_context(_loaded(database_url, folder / QUEUE, triggers.get(QUEUE, ())))
+        if REGISTRY_DUMP in noted.files:
+            dump = folder / REGISTRY_DUMP
+            replaced.enter_context(_loaded(registry_url, dump, triggers.get(dump.name, ())))
             _require_tables(registry_url)
-        elif _REGISTRY_FILE in noted.files:
-            _require_registry(folder / _REGISTRY_FILE)
+        elif REGISTRY_FILE in noted.files:
+            _require_registry(folder / REGISTRY_FILE)
             target = Path(registry_url.removeprefix(SQLITE))
             target.parent.mkdir(parents=True, exist_ok=True)
-            _copy_sqlite(folder / _REGISTRY_FILE, target)
+            _copy_sqlite(folder / REGISTRY_FILE, target)
 
 
 def _require_registry(path: Path) -> None:
@@ -298,7 +272,7 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 
 
 def _dump(url: str, target: Path) -> None:
-    schema = _SCHEMAS[target.name]
+    schema = SCHEMAS[target.name]
     bound = f"--lock-wait-timeout={lock_holders.LOCK_SECONDS:g}s"
     start = time.monotonic()
     try:
@@ -313,9 +287,9 @@ def _dump(url: str, target: Path) -> None:
 
 
 @contextmanager
-def _loaded(url: str, source: Path) -> Iterator[None]:
+def _loaded(url: str, source: Path, left_out: Sequence[ForeignTrigger]) -> Iterator[None]:
     """Put a dump in the place of its schema; what was there is put back if the block fails."""
-    schema = _SCHEMAS[source.name]
+    schema = SCHEMAS[source.name]
     aside = aside_of(schema)
     with _naming_variable(schema), bounded_session(url, schema) as session:
         if _exists(session, schema):  # else a restoration was killed, and what is aside counts
@@ -328,8 +302,9 @@ def _loaded(url: str, source: Path) -> Iterator[None]:
                 session.execute(f"drop schema if exists {aside} cascade".encode())
                 session.execute(f"alter schema {schema} rename to {aside}".encode())
         try:
-            _restore(url, session.info.server_version, source)
-            if schema == _SCHEMAS[_QUEUE]:
+            with _naming_what_lacks():
+                _restore(url, session.info.server_version, source, left_out)
+            if schema == SCHEMAS[QUEUE]:
                 session.execute(FORGET_ALL)
             ((tables,),) = session.execute(_COUNT, (schema,)).fetchall()
             if not tables:
@@ -345,17 +320,35 @@ def _loaded(url: str, source: Path) -> Iterator[None]:
         session.execute(f"drop schema if exists {aside} cascade".encode())
 
 
-def _restore(url: str, server_version: int, source: Path) -> None:
-    """Load a dump, in one transaction.
+@contextmanager
+def _naming_what_lacks() -> Iterator[None]:
+    """What to do next: an empty schema, as a new database asks for, would hide what is lost."""
+    try:
+        yield
+    except SettingError as error:
+        lacks = "does not exist" in error.problem
+        remedy = _LACKS if lacks else error.remedy or "Correct the cause."
+        raise SettingError(error.problem, f"{remedy} {_NEXT}") from error
+
+
+def _restore(
+    url: str, server_version: int, source: Path, left_out: Sequence[ForeignTrigger] = ()
+) -> None:
+    """Load a dump, in one transaction, without some triggers.
 
     What pg_restore sets since Postgres 17 an older server does not know. There the script that it
     makes is loaded, without that line.
     """
-    options = ("--exit-on-error", "--no-owner", "--no-privileges")
-    if server_version >= _TRANSACTION_TIMEOUT_SINCE:
-        _run("pg_restore", url, "--single-transaction", *options, str(source))
-        return
+    options = ["--exit-on-error", "--no-owner", "--no-privileges"]
     with tempfile.TemporaryDirectory(prefix="contimg-restore-") as folder:
+        if left_out:
+            contents = Path(folder, "contents")
+            _run("pg_restore", None, "--list", f"--file={contents}", str(source))
+            contents.write_text(without_triggers(contents.read_text(), left_out))
+            options.append(f"--use-list={contents}")
+        if server_version >= _TRANSACTION_TIMEOUT_SINCE:
+            _run("pg_restore", url, "--single-transaction", *options, str(source))
+            return
         script = Path(folder, source.name)
         _run("pg_restore", None, *options, f"--file={script}", str(source))
         with script.open("r+b") as file:
@@ -367,8 +360,11 @@ def _restore(url: str, server_version: int, source: Path) -> None:
         _run("psql", url, *as_one, f"--file={script}")
 
 
-def _require_schema(url: str, schema: str, what: str) -> None:
-    """Raise `UserError` where nothing is there, or may be copied: pg_dump tells no cause."""
+def _require_schema(url: str, schema: str, what: str) -> list[ForeignTrigger]:
+    """What a dump leaves out; raises `UserError` where nothing is there, or may be copied.
+
+    pg_dump tells no cause.
+    """
     with suppress(psycopg.OperationalError), Session.connect(url) as session:  # the copy names it
         if not _exists(session, schema):
             raise MissingInputError(
@@ -377,6 +373,8 @@ def _require_schema(url: str, schema: str, what: str) -> None:
                 f"Check {_VARIABLES[schema]}. In a new database: contimg db init",
             )
         require_right_to_copy(session, schema)
+        return foreign_triggers(session, schema)
+    return []
 
 
 def _exists(session: Session, schema: str) -> bool:
@@ -429,11 +427,6 @@ def _remedy(program: str, words: str) -> str:
 def _parameters(url: str) -> tuple[dict[str, str], str | None]:
     with Session.connect(url, autocommit=True) as session:
         return program_parameters(session)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
 
 
 def _flush(path: Path) -> None:
