@@ -15,11 +15,14 @@ from absurd_contimg.backends.memory.procedures import runs
 from absurd_contimg.core import lost_leases
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.worker import Worker
+from absurd_contimg.history.invariants.check import Violation
 from absurd_contimg.simulation.campaign.campaign import digest_of
+from absurd_contimg.simulation.exploration import explorer
 from absurd_contimg.simulation.exploration.crash_run import CrashRun, Snapshot
 from absurd_contimg.simulation.exploration.example_workflows import everything_spec, pipeline_spec
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.exploration.explorer import (
+    FINDINGS_MAX,
     Exploration,
     baseline,
     explore,
@@ -288,6 +291,21 @@ def test_no_violation_is_lost_where_time_does_not_matter(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Worker, "_release_orphans", nothing)
     assert findings(time_matters=False) == findings(time_matters=True) != []
+
+
+def test_every_kill_is_run_once_one_has_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake may depend on the time although nothing else does."""
+    check = explorer._violations
+
+    def late_kill_is_wrong(spec: Any, schedule: FaultSchedule, *others: Any) -> Any:
+        wrong = (Violation("late", "made up"),) if schedule[0].crash_point > 270 else ()
+        return check(spec, schedule, *others) + wrong
+
+    few = explore(pipeline_spec(), faults=[FaultKind.KILL])
+    monkeypatch.setattr(explorer, "_violations", late_kill_is_wrong)
+    every = explore(pipeline_spec(), faults=[FaultKind.KILL])
+    assert 0 < len(every.findings) < FINDINGS_MAX
+    assert every.futures > 60 > few.futures
 
 
 @pytest.mark.parametrize("schedule", ["pause@31,pause@1", "pause@31,pause@17", "pause@33,pause@37"])

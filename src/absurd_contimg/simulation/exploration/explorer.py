@@ -161,6 +161,10 @@ def explore(
     kinds = tuple(faults), tuple(second_faults)
     with without_logs_and_gc():
         exploration = _Explorer(spec, findings_max, check_operations).explore(*kinds, part)
+        if 0 < len(exploration.findings) < findings_max and not spec.time_matters:
+            # What is wrong may depend on the time: no future is left out for one at another time.
+            everything = _Explorer(spec, findings_max, check_operations, compares_times=False)
+            exploration = everything.explore(*kinds, part)
     exploration.processor_seconds = time.process_time() - started
     return exploration
 
@@ -243,12 +247,19 @@ class _Future(NamedTuple):
 
 
 class _Explorer:
-    def __init__(self, spec: ExplorationSpec, findings_max: int, check_operations: bool) -> None:
+    def __init__(
+        self,
+        spec: ExplorationSpec,
+        findings_max: int,
+        check_operations: bool,
+        compares_times: bool = True,
+    ) -> None:
         self._spec, self._findings_max = spec, findings_max
         self._check_operations = check_operations
         self._result = Exploration()
         outside = bool(spec.external_inputs) or spec.ends_after_seconds > 0.0
         self._time_matters = spec.time_matters or outside
+        self._compares_times = compares_times and not self._time_matters
         self._spare_seconds = inf
         """How much later the futures since the last look might have ended, at least."""
 
@@ -274,7 +285,7 @@ class _Explorer:
         part: tuple[int, int] = (0, 1),
     ) -> None:
         """Run every future with one more fault than a recorded run, `then` with another one."""
-        known = KnownFutures(self._time_matters)
+        known = KnownFutures(not self._compares_times)
         groups: dict[Hashable, int] = {}
         findings = self._result.findings
         for future in _futures(recorded, origin, kinds):
@@ -306,7 +317,7 @@ class _Explorer:
         begins_here = snapshot is not None and not schedule[injected:]
         kind = schedule[-1].kind
         is_known = partial(known.holds, group, kind, _checks(schedule))
-        if snapshot is not None and begins_here and not self._time_matters:
+        if snapshot is not None and begins_here and self._compares_times:
             time, contents = snapshot.beginning
             if is_known(Beginning(time, (kind, contents))):
                 return None
