@@ -439,8 +439,8 @@ def _open_our_sessions(engine: Engine, url: str) -> None:
     from absurd_contimg.backends.postgres.sessions import transaction_settings  # noqa: PLC0415
 
     @event.listens_for(engine, "do_connect")
-    def _connect(_dialect: Any, _record: Any, _arguments: Any, _options: Any) -> PostgresSession:
-        return PostgresSession.connect(url)
+    def _connect(_dialect: Any, _record: Any, _arguments: Any, options: Any) -> PostgresSession:
+        return PostgresSession.connect(url, context=options["context"])  # which writes its JSON
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Any) -> None:
