@@ -28,6 +28,7 @@ from toy_stages import Make, Refine
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.executor import (
+    EndOfProcess,
     IsolatedStageExecutor,
     StageExecutor,
     StageReport,
@@ -61,7 +62,7 @@ class InOneProcess:
         scratch = FolderIdentity.of(request.scratch)
         result = run_request(json.loads((request.scratch / "request.json").read_text()))
         LOCAL.write_json(request.scratch / RESULT_NAME, {"succeeded": True, **result})
-        return isolated._conclude(request, scratch, 0, True, 0.0)
+        return isolated._conclude(request, scratch, EndOfProcess(0, True, False), 0.0)
 
 
 def work(root: Path, executor: StageExecutor, seconds: float = 0.0) -> None:

@@ -156,7 +156,7 @@ def no_environment(_scratch: Path, _casa_log: Path) -> Mapping[str, str]:
     return {}
 
 
-class _Ended(NamedTuple):
+class EndOfProcess(NamedTuple):
     """How a stage process has ended."""
 
     code: int
@@ -224,7 +224,9 @@ class IsolatedStageExecutor:
             **self.environment(request.scratch, request.casa_log),
         }
 
-    async def _run_process(self, request: StageRequest, environment: Mapping[str, str]) -> _Ended:
+    async def _run_process(
+        self, request: StageRequest, environment: Mapping[str, str]
+    ) -> EndOfProcess:
         read_end, write_end = os.pipe()
         log = OutputLog(request.output_log, self.log_bytes_max)
         try:
@@ -241,7 +243,7 @@ class IsolatedStageExecutor:
             await uninterrupted(log.close)
         assert process.returncode is not None
         code = process.returncode
-        return _Ended(code, in_time, by_watchdog=lease_over and code == -signal.SIGKILL)
+        return EndOfProcess(code, in_time, by_watchdog=lease_over and code == -signal.SIGKILL)
 
     async def _start(
         self, request: StageRequest, environment: Mapping[str, str], pipe: int, output: int
@@ -306,7 +308,7 @@ class IsolatedStageExecutor:
         self,
         request: StageRequest,
         scratch: FolderIdentity,
-        ended: _Ended,
+        ended: EndOfProcess,
         seconds: float,
     ) -> StageReport:
         """Read the result, or raise what logs and exit code say of the failure."""
