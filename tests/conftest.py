@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
+import psycopg
 import pytest
 import typer.testing
 from database_pool import DatabasePool
@@ -95,6 +96,10 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedd
     """One real server for the session; each xdist worker has its own."""
     server = EmbeddedPostgres(tmp_path_factory.mktemp("pg"), durable=False)
     with server:
+        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+            # It would look at each database again and again, for tests of a few seconds.
+            connection.execute("alter system set autovacuum = off")
+            connection.execute("select pg_reload_conf()")
         install_schema(server.create_database(_TEMPLATE))
         yield server
 
