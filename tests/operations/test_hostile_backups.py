@@ -266,7 +266,8 @@ def test_what_a_killed_restoration_has_started_holds_its_lock(
         "backup.restore_backup(sys.argv[1], sys.argv[2], Path(sys.argv[3]), force=True)\n"
     )
     command = [sys.executable, "-c", code, spawned_url, registry, str(folder), str(program)]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # what it leaves goes with the test
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
     with monkeypatch.context() as patch:
         patch.setattr(restoration_guard, "_PATIENCE_MS", 1)
         with pytest.raises(SettingError, match="is under way"):
@@ -295,7 +296,8 @@ def test_a_restoration_that_was_killed_is_told_and_no_empty_queue_is_made(
         "backup.restore_backup(sys.argv[1], sys.argv[2], Path(sys.argv[3]), force=True)\n"
     )
     command = [sys.executable, "-c", code, spawned_url, registry, str(folder), moment]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # what it leaves goes with the test
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
     with pytest.raises(
         SchemaMissing, match=r"restoration of a backup is under way or was interrupted"
     ):
