@@ -129,6 +129,17 @@ def test_task_from_its_spawn_to_its_fork(client: Client) -> None:
     assert client.list_actions(target=str(task.task_id)).items[0].outcome.startswith("Task")
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_no_proxy_gets_the_token_of_an_api_on_this_host(
+    url: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "socks5://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with Client(url.replace("127.0.0.1", host), TOKEN) as client:
+        assert client.list_queues()
+
+
 def test_queues_and_events(client: Client) -> None:
     """A pause has a reason and an author."""
     pause = client.pause_queue(QUEUE, "disk is full")

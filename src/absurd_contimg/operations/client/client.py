@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from urllib.parse import quote
 from uuid import UUID
@@ -77,10 +78,17 @@ class Client:
         timeout_seconds: float = _TIMEOUT_SECONDS,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """Without a token the API can be read on the loopback interface."""
+        """Without a token the API can be read on the loopback interface.
+
+        What is there needs no proxy: one of the environment would get the token.
+        """
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._http = httpx.Client(
-            base_url=url, headers=headers, timeout=timeout_seconds, transport=transport
+            base_url=url,
+            headers=headers,
+            timeout=timeout_seconds,
+            transport=transport,
+            trust_env=not _is_loopback(httpx.URL(url).host),
         )
 
     def close(self) -> None:
@@ -382,6 +390,15 @@ def decode(kind: type[T], value: Any) -> T:
 
 _adapters: dict[type, TypeAdapter[Any]] = {}
 """Made once for each record."""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _problem(response: httpx.Response) -> Problem:
