@@ -9,6 +9,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -75,3 +76,15 @@ def test_long_handler_is_no_loop_without_an_end() -> None:
 async def steps_of(number: int, _params: Any, ctx: TaskContext) -> None:
     for each in range(number):
         await ctx.step(f"step {each}", step)
+
+
+async def _returns(_params: Any, _ctx: TaskContext) -> int:
+    return 1
+
+
+@pytest.mark.parametrize("run", [run_handler, explore_crashes])
+def test_a_replaced_sleep_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a fixture against sleeping in tests, say: the worker's waits did not end either."""
+    monkeypatch.setattr(asyncio, "sleep", AsyncMock())
+    with pytest.raises(ValueError, match=r"asyncio\.sleep is replaced .* would never end"):
+        run(_returns, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import shlex
@@ -52,11 +53,20 @@ _exploring = threading.RLock()
 
 
 def _one_at_a_time(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Let a call wait for that of another thread, which would see its variables."""
+    """Let a call wait for that of another thread, which would see its variables.
+
+    And refuse one that could not end: a worker waits by `asyncio.sleep`.
+    """
 
     @wraps(function)
     def call(*arguments: _P.args, **options: _P.kwargs) -> _T:
         __tracebackhide__ = True
+        if asyncio.sleep is not asyncio.tasks.sleep:
+            raise ValueError(
+                f"asyncio.sleep is replaced by {asyncio.sleep!r}, and the worker waits by it: "
+                f"{function.__name__} would never end. Leave the replacement out of this test: "
+                "time is simulated, and a sleep takes none."
+            )
         with _exploring:
             return function(*arguments, **options)
 
