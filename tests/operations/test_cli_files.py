@@ -208,6 +208,21 @@ def test_a_damaged_product_is_named_however_it_is_looked_for(
         assert named in result.output.replace("\n", "")
 
 
+def test_a_copy_beside_its_product_is_not_to_be_moved_into_it(tmp_path: Path) -> None:
+    """The advice was to move it to the place where its product lies."""
+    folder = product(tmp_path, "a-0123456789")
+    copy = folder.with_name(f"{folder.name}.bak")
+    shutil.copytree(folder, copy)
+    command = ["--output-dir", str(tmp_path), "verify", "--json"]
+    differ = json.loads(CliRunner().invoke(app, command).output)["differ"]
+    assert differ == {
+        str(copy): f"{copy} is a copy of the product {folder}, which lies in its place. "
+        f"This copy can be removed once no difference is shown by: contimg verify {folder}"
+    }
+    shutil.rmtree(folder)
+    assert "Move it back" in CliRunner().invoke(app, command).output
+
+
 def test_a_file_of_a_product_stands_for_it_and_no_product_is_told(tmp_path: Path) -> None:
     folder = product(tmp_path, "a")
     result = CliRunner().invoke(app, ["verify", "--json", str(folder / "image.fits")])

@@ -11,8 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,12 +65,12 @@ def publish(product: Path, committed: Path, files: FileSystem = LOCAL) -> Publis
         return Published(committed, existing, adopted=True)
     for folder in committed.parents[: manifest.location.count("/") + 1]:
         files.flush(folder)  # up to the output folder: some of them may be new
-    return Published(committed, _in_place(manifest, committed), adopted=False)
+    return Published(committed, _in_place(manifest, committed, files), adopted=False)
 
 
 def load_committed(folder: Path, files: FileSystem = LOCAL) -> Manifest:
     """The manifest with paths as they are now: a product may move with its output folder."""
-    return _in_place(read_manifest(folder, files), folder)
+    return _in_place(read_manifest(folder, files), folder, files)
 
 
 def find_committed(
@@ -326,11 +328,30 @@ def read_products(
             products[folder] = manifest
 
 
-def _in_place(manifest: Manifest, folder: Path) -> Manifest:
+def _in_place(manifest: Manifest, folder: Path, files: FileSystem) -> Manifest:
     """A manifest with its paths as they are now that its product lies in `folder`."""
     text, location = str(folder), f"/{manifest.location}"
     if not text.endswith(location):
+        original = _original(manifest, folder, files)
+        if original is not None:
+            raise BrokenProductError(
+                f"{folder} is a copy of the product {original}, which lies in its place.",
+                "This copy can be removed once no difference is shown by: "
+                f"contimg verify {shlex.quote(str(original))}",
+            )
         raise BrokenProductError(
             f"{folder} holds the product {manifest.location}.", "Move it back to that place."
         )
     return manifest.moved_to(text.removesuffix(location) or "/")
+
+
+def _original(manifest: Manifest, folder: Path, files: FileSystem) -> Path | None:
+    """The same product in its place, below a folder around this one or where it was made."""
+    for output_dir in (*folder.parents, Path(manifest.output_dir)):
+        place = output_dir / manifest.location
+        with suppress(OSError, BrokenProductError):
+            is_same = read_manifest(place, files).key == manifest.key
+            # A link to the product is none of its copies.
+            if is_same and place.resolve() != folder.resolve():
+                return place
+    return None
