@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from typer.testing import CliRunner
 
@@ -20,10 +21,12 @@ from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.doctor.site_folders import own_site
 from absurd_contimg.operations.services.queue_gate import QueueGate
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 from absurd_contimg.registry.resource_slots import ResourceSlots
+from absurd_contimg.settings import load_settings
 
 QUEUE = "dsa110-pipeline"
 
@@ -82,6 +85,28 @@ def test_db_init_makes_one_queue_for_a_program_with_handlers_of_its_own(
     assert [each for each in listed(contimg) if each.startswith("orders")] == ["orders"]
     (later,) = re.findall("Made.*", contimg("--queue", "orders", "db", "init").stdout)
     assert "stages of the telescope's pipeline: orders-" in later
+
+
+def test_a_queue_that_was_removed_is_no_misspelling_of_those_of_its_stages(
+    contimg: Callable[..., Any], tmp_path: Path, database_url: str
+) -> None:
+    """Commands proposed a queue of a stage, and the doctor saw no problem."""
+    settings = load_settings({"output_dir": tmp_path / "products", "queue_name": QUEUE}, [])
+    assert [each.ok for each in own_site(settings, database_url)] == [True]
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("select absurd.drop_queue(%s)", [QUEUE])
+    problem = f"The queue '{QUEUE}' was removed; those of its stages are there: {QUEUE}-"
+    for command in (("status",), ("worker", "--until-idle"), ("queue", "pause", "--reason", "x")):
+        refused = str(contimg(*command).exception)
+        assert problem in refused
+        assert refused.endswith(f"without its former tasks: contimg --queue {QUEUE} db init")
+    (finding,) = own_site(settings, database_url)
+    assert not finding.ok
+    assert problem in finding.finding
+    assert finding.remedy.endswith(f"contimg --queue {QUEUE} db init")
+    assert contimg("db", "init").exit_code == 0
+    assert [each.ok for each in own_site(settings, database_url)] == [True]
+    assert contimg("status").exit_code == 0
 
 
 def listed(contimg: Callable[..., Any]) -> list[str]:

@@ -234,7 +234,10 @@ def with_backend(
     settings: Settings, work: Callable[[Backend], Awaitable[_T]], *, create: bool = True
 ) -> _T:
     """Call `work` with a connected backend; lists the queues if that of the settings is absent."""
-    from absurd_contimg.operations.services import open_backend  # noqa: PLC0415 - slow
+    from absurd_contimg.operations.services import (  # noqa: PLC0415 - slow
+        absent_queue,
+        open_backend,
+    )
 
     async def call() -> _T:
         async with open_backend(settings, create=create) as backend:
@@ -244,14 +247,9 @@ def with_backend(
                 queues = await backend.list_queues()
                 if not queues or settings.queue_name in queues:
                     raise  # it names the table that is missing
-                raise MissingInputError(
-                    f"There is no queue {settings.queue_name!r}; there are: {', '.join(queues)}.",
-                    did_you_mean(
-                        settings.queue_name,
-                        queues,
-                        "Correct --queue or ABSURD_QUEUE_NAME, or create it: contimg db init",
-                    ),
-                ) from error
+                advice = "Correct --queue or ABSURD_QUEUE_NAME, or create it: contimg db init"
+                absent = absent_queue(settings.queue_name, queues, advice)
+                raise MissingInputError(*absent) from error
 
     return asyncio.run(call())
 

@@ -21,7 +21,6 @@ from absurd_contimg.operations.console import StreamError, console, message_line
 from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.site_file import read_site_file
 from absurd_contimg.settings import Settings
-from absurd_contimg.similar_names import did_you_mean
 
 if TYPE_CHECKING:
     from absurd_contimg.operations.maintenance import StoppedQueue
@@ -236,11 +235,12 @@ async def require_queues(backend: Backend, queues: Sequence[str]) -> None:
 
 
 def _require_known(queues: Sequence[str], known: Collection[str]) -> None:
+    from absurd_contimg.operations.services import absent_queue
+
     for queue in queues:
         if queue not in known:
             raise MissingInputError(
-                f"There is no queue {queue!r}; there are: {', '.join(known) or 'none'}.",
-                did_you_mean(queue, list(known), "Correct its name: contimg queue list."),
+                *absent_queue(queue, known, "Correct its name: contimg queue list.")
             )
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.errors import BackendError
-from absurd_contimg.errors import AwayError, SettingError, UserError
+from absurd_contimg.errors import AwayError, MissingInputError, SettingError, UserError
 from absurd_contimg.execution.runner import check_folder_names
 from absurd_contimg.operations.doctor.software import Finding
-from absurd_contimg.operations.services import require_own_site
+from absurd_contimg.operations.services import removed_queue, require_own_site
 from absurd_contimg.products.publication import check_mounted
 from absurd_contimg.products.store import unread_links
 from absurd_contimg.registry.database import Database, exists
@@ -51,11 +51,13 @@ def publish_folder(settings: Settings) -> list[Finding]:
 
 
 def own_site(settings: Settings, url: str) -> list[Finding]:
-    """Whether output folder, registry and database belong together, and none is a mount point."""
+    """Whether folders, registry and queue are there and belong together; none is a mount point."""
 
     async def ask() -> None:
         async with PostgresBackend(url, pool_max_size=1) as backend:
             await require_own_site(backend, settings, [settings.queue_name], joins=False)
+            if removed := removed_queue(settings.queue_name, await backend.list_queues()):
+                raise MissingInputError(*removed)
 
     try:
         asyncio.run(ask())

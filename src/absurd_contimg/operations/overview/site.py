@@ -12,7 +12,7 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.errors import BackendUnavailable, QueueNotFound
 from absurd_contimg.ingest.batches import pipeline_queues
-from absurd_contimg.operations.services import has_registry, open_backend
+from absurd_contimg.operations.services import absent_queue, has_registry, open_backend
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.lost_database import lost_database
 from absurd_contimg.settings import Settings
@@ -50,9 +50,7 @@ class Site:
             return known
         main = self.settings.queue_name
         if main not in known:
-            raise QueueNotFound(
-                f"There is no queue {main!r}; there is {', '.join(known) or 'none'}."
-            )
+            raise QueueNotFound(" ".join(absent_queue(main, known, "")).strip())
         return pipeline_queues(main, known)
 
 

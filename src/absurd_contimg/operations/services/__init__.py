@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         retry_failed,
         to_be_retried,
     )
+    from absurd_contimg.operations.services.queue_absence import absent_queue, removed_queue
     from absurd_contimg.operations.services.registry_tables import (
         GivenTables,
         Hindrances,
@@ -117,6 +118,7 @@ __all__ = [
     "SiteTables",
     "Source",
     "Tables",
+    "absent_queue",
     "audit_stream",
     "batch_steps",
     "cancel",
@@ -154,6 +156,7 @@ __all__ = [
     "recent_histories",
     "refusal",
     "release",
+    "removed_queue",
     "reopen_group",
     "reported",
     "require_only_registry",

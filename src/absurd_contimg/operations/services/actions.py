@@ -34,12 +34,12 @@ from absurd_contimg.operations.services.action_records import (
 )
 from absurd_contimg.operations.services.cancellation import cancel
 from absurd_contimg.operations.services.quarantine import release, retry_all_failed, retry_failed
+from absurd_contimg.operations.services.queue_absence import absent_queue
 from absurd_contimg.operations.services.registry_tables import Tables
 from absurd_contimg.operations.services.site_clock import SiteClock
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.groups import note_retried
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
-from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.workflows.task_versions import headers_of
 
 _log = logging.getLogger(__name__)
@@ -240,8 +240,7 @@ class Actions:
         known = await self.backend.list_queues()
         if queue not in known:
             raise MissingInputError(
-                f"There is no queue {queue!r}; there are: {', '.join(known) or 'none'}.",
-                did_you_mean(queue, known, "Correct its name: contimg queue list."),
+                *absent_queue(queue, known, "Correct its name: contimg queue list.")
             )
 
     @property

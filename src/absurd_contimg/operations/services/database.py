@@ -14,9 +14,9 @@ from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.execution.runner import check_folder_names
 from absurd_contimg.execution.stage import stage_queues
+from absurd_contimg.operations.services.queue_absence import absent_queue, removed_queue
 from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.settings import QUEUE_BYTES_MAX, Settings
-from absurd_contimg.similar_names import did_you_mean
 
 _log = logging.getLogger(__name__)
 
@@ -111,11 +111,10 @@ async def _require_queue(url: str, queue_name: str) -> None:
     async with PostgresBackend(url) as backend:
         queues = await backend.list_queues()
     if queues and queue_name not in queues:
-        hint = did_you_mean(queue_name, queues, "Correct --queue or ABSURD_QUEUE_NAME.")
-        raise SettingError(
-            f"There is no queue {queue_name!r}; there are: {', '.join(queues)}.",
-            f"{hint} To make it: contimg --queue {queue_name} db init",
-        )
+        if removed := removed_queue(queue_name, queues):
+            raise SettingError(*removed)
+        problem, hint = absent_queue(queue_name, queues, "Correct --queue or ABSURD_QUEUE_NAME.")
+        raise SettingError(problem, f"{hint} To make it: contimg --queue {queue_name} db init")
     await initialise(url, queue_name)
 
 

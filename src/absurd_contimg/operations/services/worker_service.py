@@ -31,6 +31,7 @@ from absurd_contimg.execution.stage_slots import StageSlots
 from absurd_contimg.operations.services.database import SERVICE_PATIENCE_SECONDS, open_backend
 from absurd_contimg.operations.services.disk_guard import DiskGuard
 from absurd_contimg.operations.services.preconditions import check_worker
+from absurd_contimg.operations.services.queue_absence import absent_queue, removed_queue
 from absurd_contimg.operations.services.queue_gate import QueueGate
 from absurd_contimg.operations.services.service_manager import ServiceManager
 from absurd_contimg.operations.services.service_reporter import ServiceIdentity, ServiceReporter
@@ -45,7 +46,6 @@ from absurd_contimg.registry.resource_slots import ResourceSlots
 from absurd_contimg.registry.service_records import ServiceKind
 from absurd_contimg.registry.stop_notes import StopNotes
 from absurd_contimg.settings import Settings
-from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.workflows.assembly import (
     make_pipeline_worker,
     make_stage_server,
@@ -254,10 +254,11 @@ async def _served_queues(
         for queue in queues:
             if queue not in known:
                 raise MissingInputError(
-                    f"There is no queue {queue!r}; there are: {', '.join(known) or 'none'}.",
-                    did_you_mean(queue, known, "Correct --queue, or create it: contimg db init"),
+                    *absent_queue(queue, known, "Correct --queue, or create it: contimg db init")
                 )
         return list(dict.fromkeys(queues))
+    if removed := removed_queue(queue_name, known):
+        raise MissingInputError(*removed)
     return [queue_name, *(queue for queue in stage_queues(queue_name).values() if queue in known)]
 
 
