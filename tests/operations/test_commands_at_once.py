@@ -36,7 +36,7 @@ PAIRS = (
 _LASTING = "^[trc]_|^(batch|publication|action|schedule|queue)"
 """The tables that hold what was ordered."""
 _TABLES = (
-    "select c.relname, n.nspname, array_agg(quote_ident(a.attname) || '::text' order by 1)"
+    "select c.relname, n.nspname, array_agg(quote_ident(a.attname) || '::text' order by a.attname)"
     "   filter (where a.attname in ('task_name', 'state', 'status', 'kind', 'action', 'step_name'))"
     " from pg_class c join pg_namespace n on n.oid = c.relnamespace"
     " join pg_attribute a on a.attrelid = c.oid and a.attnum > 0"
