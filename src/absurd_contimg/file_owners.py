@@ -79,9 +79,8 @@ def explain_refusal(path: Path, number: int | None = errno.EACCES) -> str:
         owner_id = place.lstat().st_uid
     except OSError:
         return f"Make {place} usable for this user."
-    if (
-        place.exists() and os.statvfs(place).f_flag & os.ST_RDONLY
-    ):  # it refuses root, too, whatever the mode
+    # A disk that can only be read refuses root, too, whatever the mode.
+    if place.exists() and os.statvfs(place).f_flag & os.ST_RDONLY:
         return f"The disk of {place} can only be read. Mount it for writing."
     user_id = os.geteuid()
     owner, user = user_name(owner_id), user_name(user_id)

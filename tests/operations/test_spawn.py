@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import closing
 from pathlib import Path
+from uuid import UUID
 
 import h5py
 import pytest
@@ -142,15 +143,21 @@ async def test_files_of_a_clock_far_ahead_do_not_make_a_group_wait_till_then(
     assert spawned.task is not None
 
 
-async def test_a_group_whose_fork_is_live_gets_no_further_task(
-    settings: Settings, backend: MemoryBackend
-) -> None:
-    """Two tasks of one group ran: a fork is none of the tasks that a respawn counts."""
+async def with_a_failed_task(settings: Settings, backend: MemoryBackend) -> tuple[Registry, UUID]:
+    """The registry of a site whose group was spawned, and its task, which has failed."""
     registry = Registry(settings.registry_url)
     (first,) = await spawn_groups(backend, settings, registry)
     assert first.task is not None
     await backend.claim_task(QUEUE, "worker-1")
     await backend.fail_run_permanently(QUEUE, first.task.run_id, {"kind": "permanent"})
+    return registry, first.task.task_id
+
+
+async def test_a_group_whose_fork_is_live_gets_no_further_task(
+    settings: Settings, backend: MemoryBackend
+) -> None:
+    """Two tasks of one group ran: a fork is none of the tasks that a respawn counts."""
+    registry, _ = await with_a_failed_task(settings, backend)
     task = await backend.list_tasks(QUEUE)
     fork = await backend.spawn_task(QUEUE, task[0].task_name, task[0].params)
     (again,) = await spawn_groups(backend, settings, registry, respawn=True)
@@ -162,18 +169,14 @@ async def test_a_group_whose_fork_is_live_gets_no_further_task(
 async def test_failed_group_can_be_respawned_without_its_bad_file(
     settings: Settings, backend: MemoryBackend
 ) -> None:
-    registry = Registry(settings.registry_url)
-    (first,) = await spawn_groups(backend, settings, registry)
-    assert first.task is not None
-    await backend.claim_task(QUEUE, "worker-1")
-    await backend.fail_run_permanently(QUEUE, first.task.run_id, {"kind": "permanent"})
+    registry, failed_id = await with_a_failed_task(settings, backend)
     bad = next(settings.pipeline.paths.input_dir.glob("*_sb07.hdf5"))
     bad.unlink()
     (second,) = await spawn_groups(backend, settings, registry, incomplete_now=True, respawn=True)
     (third,) = await spawn_groups(backend, settings, registry, incomplete_now=True, respawn=True)
     assert second.task is not None
     assert third.task is not None
-    assert second.task.task_id != first.task.task_id
+    assert second.task.task_id != failed_id
     assert third.task.task_id == second.task.task_id  # it has not failed
     history = await backend.history(QUEUE, second.task.task_id)
     assert history is not None

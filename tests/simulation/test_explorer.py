@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from collections.abc import Iterator
+from itertools import product
 from typing import Any
 from weakref import ref
 
@@ -226,18 +228,22 @@ def test_parts_run_together_what_one_process_runs() -> None:
     assert rest.futures == whole.futures - counts[4]
 
 
+def every_kill(spec: ExplorationSpec) -> Iterator[tuple[Snapshot, FaultKind]]:
+    """Each kind of kill at each state of a run without a fault."""
+    base = CrashRun(spec, keep_crash_points=True)
+    base.run()
+    return product(base.snapshots, KILLS)
+
+
 def test_the_futures_after_one_recovery_are_the_same() -> None:
     """A lease that was just extended makes no difference once the dead worker's run is released."""
     spec = pipeline_spec()
-    base = CrashRun(spec, keep_crash_points=True)
-    base.run()
     runs = defaultdict(list)
-    for snapshot in base.snapshots:
-        for kind in KILLS:
-            run = CrashRun(spec, snapshot=snapshot, killed_by=kind)
-            beginning, recovery = run.beginning(), run.recovery()
-            if beginning is not None and recovery is not None:
-                runs[kind, recovery].append((beginning, run))
+    for snapshot, kind in every_kill(spec):
+        run = CrashRun(spec, snapshot=snapshot, killed_by=kind)
+        beginning, recovery = run.beginning(), run.recovery()
+        if beginning is not None and recovery is not None:
+            runs[kind, recovery].append((beginning, run))
     by_recovery = [same for same in runs.values() if len(dict(same)) > 1]
     assert len(by_recovery) > 40
     for (_, first), *others in by_recovery[:: 1 if is_search() else 2]:
@@ -250,13 +256,10 @@ def test_the_futures_after_one_recovery_are_the_same() -> None:
 def test_futures_of_kills_at_two_times_are_the_same() -> None:
     """But for the time between: where time does not matter, the explorer runs one of them."""
     spec = pipeline_spec()
-    base = CrashRun(spec, keep_crash_points=True)
-    base.run()
     runs = defaultdict(list)
-    for snapshot in base.snapshots:
-        for kind in KILLS:
-            contents = CrashRun(spec, snapshot=snapshot, killed_by=kind).beginning()
-            runs[kind, contents and contents.contents].append((snapshot, kind))
+    for snapshot, kind in every_kill(spec):
+        contents = CrashRun(spec, snapshot=snapshot, killed_by=kind).beginning()
+        runs[kind, contents and contents.contents].append((snapshot, kind))
     at_two_times = [same for same in runs.values() if len({each.time for each, _ in same}) > 1]
     assert len(at_two_times) > 30
     for (snapshot, kind), *others in at_two_times[:: 1 if is_search() else 8]:

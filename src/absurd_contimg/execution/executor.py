@@ -282,7 +282,7 @@ class IsolatedStageExecutor:
 
         It begins when the watchdog knows until when it may live: not if that time is over. Keeps
         its output within bounds. A worker that was stopped may extend its lease when it goes on,
-        but the stage has been killed by then: it is over where the time that was told is.
+        but the stage has been killed by then: what counts is the time that the watchdog knows.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + request.deadline_seconds

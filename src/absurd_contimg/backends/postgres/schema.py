@@ -12,10 +12,7 @@ from typing import LiteralString
 import absurdctl
 import psycopg
 
-from absurd_contimg.backends.postgres.database_errors import (
-    READ_ONLY,
-    raise_translated,
-)
+from absurd_contimg.backends.postgres.database_errors import READ_ONLY, raise_translated
 from absurd_contimg.backends.postgres.lock_holders import tables_locked
 from absurd_contimg.backends.postgres.queue_additions import ADD, MISSING
 from absurd_contimg.backends.postgres.queue_sites import ADD_TABLE

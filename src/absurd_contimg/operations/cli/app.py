@@ -93,6 +93,8 @@ class Options:
 
     overrides: dict[str, Any]
     assignments: list[str]
+    unrecorded: list[str]
+    """What the command has done and the registry could not record: it is said last."""
     given: str = ""
     """The options before the command, as they were given."""
     is_service = False
@@ -106,9 +108,6 @@ class Options:
     def command(self, text: str) -> str:
         """A command for the same site, to be copied."""
         return f"contimg {self.given}{text}"
-
-    unrecorded: list[str]
-    """What the command has done and the registry could not record: it is said last."""
 
 
 state = Options()
@@ -291,8 +290,8 @@ def with_actions(settings: Settings, work: Callable[[Actions], Awaitable[_T]]) -
 
     async def call(backend: Backend) -> _T:
         with closing(SiteTables(settings)) as tables:
-            by, left_out = operator_name(), state.unrecorded
-            return await work(Actions(backend, tables, by, "command line", left_out))
+            actions = Actions(backend, tables, operator_name(), "command line", state.unrecorded)
+            return await work(actions)
 
     return with_site(settings, call, create=False)
 

@@ -245,8 +245,9 @@ async def _spawn(
     make_private(settings.pipeline.paths.state_dir)
     with closing(open_registry(settings)) as registry:
         tables = GivenTables(registry.database)
-        by, left_out = operator_name(), state.unrecorded
-        records = ActionRecords(tables, by, "command line", unrecorded=left_out)
+        records = ActionRecords(
+            tables, operator_name(), "command line", unrecorded=state.unrecorded
+        )
         spawned = await spawn_groups(
             backend,
             settings,

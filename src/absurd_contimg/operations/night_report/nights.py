@@ -33,8 +33,7 @@ class Night:
     @property
     def start_mjd(self) -> float:
         """Its beginning, 00 h UTC."""
-        start = datetime(self.day.year, self.day.month, self.day.day, tzinfo=UTC)
-        return start.timestamp() / 86400.0 + _UNIX_EPOCH_MJD
+        return self.begins_at.timestamp() / 86400.0 + _UNIX_EPOCH_MJD
 
     @property
     def begins_at(self) -> datetime:
