@@ -503,7 +503,7 @@ def test_safe():
         ("kill@3,pause@99999", "pause@99999 was not injected"),
         ("kill@0", "'kill@0' is no fault"),
         ("killl@3", "'killl' is no kind of fault; there are kill, "),
-        ("garbage", "'garbage' is no fault: write a kind and a crash point from 1, as kill@17"),
+        ("garbage", "'garbage' is no fault: write a kind and a crash point from 1, or"),
     ],
 )
 def test_plan_that_shows_nothing_says_so(tmp_path: Path, plan: str, says: str) -> None:

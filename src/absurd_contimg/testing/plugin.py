@@ -37,7 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--absurd-faults",
         default=None,
-        help="let explore_crashes run only this future and show its trace: kill@17,pause@4",
+        help="let explore_crashes run only this future and show its trace: kill@17,pause@4, or "
+        "\"kill@checkpoint_state 'charge'\"",
     )
 
 

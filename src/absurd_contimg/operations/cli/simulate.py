@@ -99,7 +99,8 @@ def explore(
     faults: Annotated[
         str | None,
         typer.Option(
-            help="Only the future with these faults, KIND@CRASHPOINT, as kill@17,pause@4: "
+            help="Only the future with these faults, KIND@CRASHPOINT, as kill@17,pause@4, or "
+            "with a part of a crash point's line in a trace, as \"kill@checkpoint_state 'image'\": "
             "its trace, and whether it ends as without faults."
         ),
     ] = None,

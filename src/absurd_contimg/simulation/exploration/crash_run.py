@@ -10,7 +10,6 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 from absurd_contimg.history.invariants.world import FAILED_RUNS_MAX
 from absurd_contimg.simulation.exploration.checker import InvariantChecker
@@ -19,7 +18,12 @@ from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSp
 from absurd_contimg.simulation.exploration.injector import FaultInjector
 from absurd_contimg.simulation.exploration.known_futures import Beginning, contents_from
 from absurd_contimg.simulation.exploration.outcome import Outcome, outcome_of
-from absurd_contimg.simulation.model.effect_gateway import COMMITTED, Effect, EffectPhase
+from absurd_contimg.simulation.model.effect_gateway import (
+    COMMITTED,
+    CrashPoint,
+    Effect,
+    EffectPhase,
+)
 from absurd_contimg.simulation.model.faults import (
     KILLS,
     RESTARTS,
@@ -44,17 +48,6 @@ _LINGER_LEASES = 2.0
 _CANCEL_LINGER_SECONDS = 600.0
 """How long a worker is observed after its task was cancelled."""
 _CALLBACKS_MAX = 300_000
-
-
-class CrashPoint(NamedTuple):
-    """One of the two phases of an effect, at which a fault can be injected."""
-
-    effect: Effect
-    phase: EffectPhase
-
-    def __str__(self) -> str:
-        kind, name, _, subject = self.effect
-        return f"{kind} {name}{subject and ' '}{subject}, {self.phase.value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +200,10 @@ class CrashRun:
             if effect.name != "claim_task":  # a worker claims a whole backlog at one moment
                 self._check_endless_loop(process, effect)
         if process is self._current and injector.pending:
-            kind = injector.take_due(self.crash_point, effect, phase)
+            point = CrashPoint(effect, phase)
+            kind = injector.take_due(self.crash_point, point)
             if kind is not None:
-                self._inject(kind, process, CrashPoint(effect, phase))
+                self._inject(kind, process, point)
 
     def _start_record(self) -> None:
         """Crash points are numbered from 1 in each process."""

@@ -25,12 +25,12 @@ from typing import NamedTuple
 from absurd_contimg.core.records import History
 from absurd_contimg.history.invariants.check import RECOVERY_INVARIANTS, Violation, find_violations
 from absurd_contimg.history.invariants.recovery import RecoveryObservation
-from absurd_contimg.simulation.exploration.crash_run import CrashPoint, CrashRun, Snapshot
+from absurd_contimg.simulation.exploration.crash_run import CrashRun, Snapshot
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
 from absurd_contimg.simulation.exploration.known_futures import Beginning, KnownFutures
 from absurd_contimg.simulation.exploration.outcome import Outcome
 from absurd_contimg.simulation.exploration.replay_report import replay_report
-from absurd_contimg.simulation.model.effect_gateway import BEFORE
+from absurd_contimg.simulation.model.effect_gateway import BEFORE, CrashPoint
 from absurd_contimg.simulation.model.faults import (
     ALL_FAULTS,
     KILLS,
@@ -72,8 +72,11 @@ class Finding:
     @property
     def missed_text(self) -> str:
         """Which fault was not injected, and why."""
-        points = self.last_crash_point
-        return f"{self.missed[0]} was not injected: that process has {points} crash points"
+        fault, points = self.missed[0], f"{self.last_crash_point} crash points"
+        if isinstance(fault.crash_point, str):
+            points = f"none of its {points} has this text in its line of a trace"
+            return f"{fault} was not injected into that process: {points}"
+        return f"{fault} was not injected: that process has {points}"
 
     @property
     def schedule_text(self) -> str:

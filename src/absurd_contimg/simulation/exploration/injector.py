@@ -11,7 +11,7 @@ from functools import partial
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.records import TERMINAL_STATES
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
-from absurd_contimg.simulation.model.effect_gateway import BEFORE, COMMITTED, Effect, EffectPhase
+from absurd_contimg.simulation.model.effect_gateway import BEFORE, COMMITTED, CrashPoint, Effect
 from absurd_contimg.simulation.model.faults import NETWORK, FaultKind, FaultSchedule
 from absurd_contimg.simulation.model.world import World
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly
@@ -37,14 +37,16 @@ class FaultInjector:
         self.paused: list[SimLoop] = []
         """Not resumed yet: a second one may be paused before the first is resumed."""
 
-    def take_due(self, crash_point: int, effect: Effect, phase: EffectPhase) -> FaultKind | None:
+    def take_due(self, number: int, point: CrashPoint) -> FaultKind | None:
         """Take the next fault off the schedule if it can be injected at this crash point."""
-        if not self.pending or self.pending[0].crash_point != crash_point:
+        if not self.pending:
             return None
-        kind = self.pending[0].kind
+        kind, wanted = self.pending[0]
+        if wanted != number if isinstance(wanted, int) else wanted not in str(point):
+            return None
         if kind in NETWORK:
             phase_of_kind = BEFORE if kind is FaultKind.REFUSED else COMMITTED
-            if effect.kind != "call" or phase is not phase_of_kind:
+            if point.effect.kind != "call" or point.phase is not phase_of_kind:
                 return None
         del self.pending[0]
         return kind

@@ -61,6 +61,17 @@ class Effect(NamedTuple):
     """What it is about, for traces: the name of a checkpoint, an event, a task, a key."""
 
 
+class CrashPoint(NamedTuple):
+    """One of the two phases of an effect, at which a fault can be injected."""
+
+    effect: Effect
+    phase: EffectPhase
+
+    def __str__(self) -> str:
+        kind, name, _, subject = self.effect
+        return f"{kind} {name}{subject and ' '}{subject}, {self.phase.value}"
+
+
 Observer = Callable[[SimLoop, Effect, EffectPhase], None]
 """Called in each phase of each effect; may kill or pause the process, or raise into it."""
 

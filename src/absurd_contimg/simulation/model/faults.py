@@ -66,32 +66,38 @@ TIMED_KINDS = tuple(
 
 
 class InjectedFault(NamedTuple):
-    """A fault at a crash point of one process: ``kill@17``. Crash points count from 1."""
+    """A fault at a crash point of one process: ``kill@17``."""
 
     kind: FaultKind
-    crash_point: int
+    crash_point: int | str
+    """Its number from 1, or a part of its line in a trace: then the first such one counts."""
 
     def __str__(self) -> str:
         return f"{self.kind.value}@{self.crash_point}"
 
+
+_NEXT_FAULT = re.compile(r",(?=[^,@]*@)")
 
 FaultSchedule = tuple[InjectedFault, ...]
 """The first fault hits the first process, each later one the process that goes on after it."""
 
 
 def parse_schedule(text: str) -> FaultSchedule:
-    """Read a schedule as reports print it: ``kill@17,pause@4``.
+    """Read a schedule as reports print it, ``kill@17,pause@4``, or with what happens there.
 
-    Raises `ValueError` that names the part that cannot be read.
+    ``kill@checkpoint_state 'charge', committed`` is at the first crash point of the process whose
+    line in a trace has this text. Raises `ValueError` that names the part that cannot be read.
     """
     faults = []
-    for part in filter(None, text.split(",")):
-        kind, _, number = part.partition("@")
-        if not number.isdecimal() or int(number) < 1:
+    for part in filter(None, _NEXT_FAULT.split(text)):
+        kind, _, point = (each.strip() for each in part.partition("@"))
+        is_number = point.lstrip("+-").isdecimal()
+        if not point or (is_number and not (point.isdecimal() and int(point) > 0)):
             raise ValueError(
-                f"{part!r} is no fault: write a kind and a crash point from 1, as kill@17"
+                f"{part!r} is no fault: write a kind and a crash point from 1, or a part of its "
+                "line in a trace, as kill@17 or \"kill@checkpoint_state 'charge', committed\""
             )
-        faults.append(InjectedFault(parse_kind(kind), int(number)))
+        faults.append(InjectedFault(parse_kind(kind), int(point) if is_number else point))
     return tuple(faults)
 
 
