@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 import pytest
-from search_extent import some_mutants
+from search_extent import some_of
 
 from conformance.comparison import (
     Observation,
@@ -160,7 +160,7 @@ def test_every_mutant_is_found(recordings: Recordings, capsys: pytest.CaptureFix
     assert len(mutants) >= 130
     for mutant in mutants:  # its place is still there
         assert mutant.right in source_of(mutant), mutant.name
-    mutants = some_mutants(mutants, every=20)
+    mutants = some_of(mutants, every=20)
     missed = [mutant.name for mutant in mutants if not recordings.find(mutant)]
     result = len(mutants) - len(missed)
     with capsys.disabled():

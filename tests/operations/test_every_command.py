@@ -19,6 +19,7 @@ from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import UserError
 from absurd_contimg.operations.cli import main
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.doctor import doctor
 from absurd_contimg.operations.night_report.nights import parse_day
 
 NO_JSON = {
@@ -190,6 +191,7 @@ def test_on_a_site_each_command_shows_json(
 ) -> None:
     """JSON and nothing else on standard output; 1 for names that nobody knows, with a sentence."""
     monkeypatch.setenv("ABSURD_DATABASE_URL", database_url)
+    monkeypatch.setattr(doctor, "stage_software", lambda _folders: [])  # it starts CASA
     incoming = environment / "input"
     for folder in ("input", "output", "scratch"):
         (environment / folder).mkdir()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from search_extent import some_of
 from sqlalchemy import Column, insert, select
 
 from absurd_contimg.errors import RegistryAwayError
@@ -78,11 +79,14 @@ def test_every_column_is_checked(full: Path, table: str, column: str) -> None:
     registry = Registry(full)
     assert refusal(registry, table) is None
     kind = METADATA.tables[table].c[column].type
+    number = COLUMNS.index((table, column))
+    tried = some_of(HOSTILE, 3, first=number)  # another third for the next column
     refused = set()
     with closing(sqlite3.connect(full, isolation_level=None)) as connection:
         connection.execute("pragma synchronous = off")
         (earlier,) = connection.execute(f"select {column} from {table}").fetchone()
-        for name, value in HOSTILE.items():
+        for name in tried:
+            value = HOSTILE[name]
             try:
                 connection.execute(f"update {table} set {column} = ?", [value])
             except sqlite3.IntegrityError:  # a key that SQLite itself checks
@@ -105,7 +109,7 @@ def test_every_column_is_checked(full: Path, table: str, column: str) -> None:
     }
     for of_type, names in expected.items():
         if isinstance(kind, of_type):
-            assert refused >= names
+            assert refused >= names & set(tried)
 
 
 def test_row_is_named_and_a_mistake_of_the_caller_is_not_taken_for_it(tmp_path: Path) -> None:

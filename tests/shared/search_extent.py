@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TypeVar
 
-_Mutant = TypeVar("_Mutant")
+_Item = TypeVar("_Item")
 
 
 def is_search() -> bool:
@@ -19,6 +19,6 @@ def examples(number: int) -> int:
     return number if is_search() else -(-number // 3)
 
 
-def some_mutants(mutants: Iterable[_Mutant], every: int) -> list[_Mutant]:
-    """All mutants in `make search`, otherwise every n-th of them, always the same ones."""
-    return list(mutants)[:: 1 if is_search() else every]
+def some_of(items: Iterable[_Item], every: int, first: int = 0) -> list[_Item]:
+    """All of them in `make search`, otherwise every n-th, always the same ones."""
+    return list(items) if is_search() else list(items)[first % every :: every]

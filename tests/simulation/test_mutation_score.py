@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 import pytest
-from search_extent import some_mutants
+from search_extent import some_of
 
 from absurd_contimg.core.records import History
 from absurd_contimg.simulation.campaign.campaign import Campaign
@@ -206,7 +206,7 @@ def poison_symptoms(spec: ExplorationSpec) -> Iterator[str]:
     yield from (str(each) for each in finding.violations if "poison" in each.invariant)
 
 
-@pytest.mark.parametrize("mutant", some_mutants(MUTANTS, every=8))
+@pytest.mark.parametrize("mutant", some_of(MUTANTS, every=8))
 def test_mutant_is_found(
     mutant: str, healthy: dict[str, Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

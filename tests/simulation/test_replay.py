@@ -22,7 +22,7 @@ from .mutants_worker import work_goes_on
 
 _SCENARIO = """
 name = "sleeping workers"
-days = 0.1
+days = 0.05
 [faults]
 worker_pauses_per_day = 40
 partitions_per_day = 20

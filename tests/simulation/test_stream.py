@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from search_extent import examples
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.history.invariants.check import STREAM_INVARIANTS, Violation
@@ -40,8 +41,9 @@ from absurd_contimg.simulation.model.world import without_logs_and_gc
 
 from .mutants_stream import STREAM_MUTANTS
 
-SAMPLES = {"daemon": 8, "night": 4, "batch": 12, "stages": 12, "transits": 8, "hybrid": 12}
-"""So many crash points of each; ``contimg explore --workflow NAME`` tries them all."""
+SAMPLES = {"daemon": 4, "night": 2, "batch": 6, "stages": 6, "transits": 4, "hybrid": 6}
+"""So many crash points of each, in `make search` three times as many; ``contimg explore --workflow
+NAME`` tries them all."""
 
 
 @pytest.mark.parametrize("workflow", SAMPLES)
@@ -52,7 +54,8 @@ def test_a_kill_at_some_crash_points(workflow: str) -> None:
         base = CrashRun(spec)
         expected = base.run()
         assert expected.violations == ()
-        points = random.Random(16).sample(range(1, base.crash_point + 1), SAMPLES[workflow])
+        samples = examples(3 * SAMPLES[workflow])
+        points = random.Random(16).sample(range(1, base.crash_point + 1), samples)
         for point in points:
             run = CrashRun(spec, (InjectedFault(FaultKind.KILL, point),))
             outcome = run.run()
