@@ -307,9 +307,9 @@ class Database:
         """Make a new registry: many times as fast as its history."""
         from absurd_contimg.registry.tables import METADATA  # noqa: PLC0415 - they import this
 
-        METADATA.create_all(connection)
+        METADATA.create_all(connection, checkfirst=False)
         connection.execute(insert(SchemaVersion).values(version=LAST_SCHEMA_VERSION))
-        _ALEMBIC_TABLE.create(connection)
+        _ALEMBIC_TABLE.create(connection, checkfirst=False)
         connection.execute(insert(_ALEMBIC_TABLE).values(version_num=HEAD))
 
     def _migrate(self, connection: Connection, revision: str | None) -> None:
