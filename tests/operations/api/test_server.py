@@ -87,6 +87,31 @@ async def test_client_that_sends_no_whole_request_is_closed() -> None:
         assert answer.count(b"HTTP/1.1 200") == 1
 
 
+async def test_a_whole_url_is_a_path_of_the_host_it_names() -> None:
+    """RFC 9112, 3.2.2: from a client that takes the API for a proxy."""
+    app = api_of(await emulator(), rules=LOOPBACK)
+    rest = "HTTP/1.1\r\nHost: other.test\r\nConnection: close\r\n\r\n"
+    async with served(app) as url:
+        ours = await raw(url, f"GET {url}/v1/queues?limit=1 {rest}".encode())
+        root = await raw(url, f"GET {url} {rest}".encode())
+        foreign = await raw(url, f"GET http://evil.test/v1/queues {rest}".encode())
+    assert ours.startswith(b"HTTP/1.1 200")
+    assert QUEUE.encode() in ours
+    assert root.startswith(b"HTTP/1.1 404")
+    assert foreign.startswith(b"HTTP/1.1 421")
+
+
+async def test_head_is_get_without_a_body() -> None:
+    """As probes of load balancers ask."""
+    app = api_of(await emulator(), rules=LOOPBACK)
+    async with served(app) as url, httpx.AsyncClient(base_url=url) as client:
+        for path in ("/health/live", "/v1/queues", "/nothing"):
+            read, head = await client.get(path), await client.head(path)
+            assert head.status_code == read.status_code
+            assert head.headers["content-length"] == str(len(read.content))
+            assert not head.content
+
+
 async def test_body_that_does_not_arrive_is_a_problem() -> None:
     """And the connection is closed, since the rest of it may still come."""
     app = api_of(await emulator(), rules=LOOPBACK, bounds=Bounds(body_seconds=0.2))

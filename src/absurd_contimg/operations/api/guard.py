@@ -35,6 +35,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
 
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
+_WHOLE_URL = re.compile(r"https?://(?P<host>[^/]*)(?P<path>/.*)?", re.DOTALL | re.IGNORECASE)
 
 
 _log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         send = _with_security_headers(send)
+        scope = _in_origin_form(scope)
         headers = Headers(scope=scope)
         refused = self._too_long(scope) or self._rules.refusal(
             scope["method"], scope["path"], headers
@@ -79,6 +81,9 @@ class Guard:
         if isinstance(body, Problem):
             await self._refuse(body, scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            # every route that answers GET: only the headers are sent
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         await self._answer(scope, _received(body, receive), receive, send)
 
     async def _answer(self, scope: Scope, body: Receive, receive: Receive, send: Send) -> None:
@@ -181,6 +186,35 @@ def _with_security_headers(send: Send) -> Send:
         await send(message)
 
     return send_with_headers
+
+
+def _in_origin_form(scope: Scope) -> Scope:
+    """The request as if its target were a path.
+
+    A client that takes us for a proxy sends the whole URL, whose host goes before the header's
+    (RFC 9112, 3.2.2).
+    """
+    whole = _WHOLE_URL.match(scope["path"])
+    if whole is None:
+        return scope
+    others = [header for header in scope["headers"] if header[0] != b"host"]
+    host = (b"host", whole["host"].encode("latin-1", "replace"))
+    raw_path = scope.get("raw_path", b"")[whole.end("host") :] or b"/"
+    return {
+        **scope,
+        "path": whole["path"] or "/",
+        "raw_path": raw_path,
+        "headers": [host, *others],
+    }
+
+
+def _without_body(send: Send) -> Send:
+    async def send_headers(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return send_headers
 
 
 def _received(body: bytes, receive: Receive) -> Receive:
