@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import os
 import socket
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
@@ -321,6 +323,42 @@ async def test_mail_server_that_answers_byte_by_byte_is_cut(
     assert time.monotonic() - begin < 9
     assert f"The mail server 127.0.0.1:{slow_mail_server} has not taken" in caplog.text
     await service.close()
+
+
+@pytest.mark.parametrize("method", ["PLAIN", "LOGIN"])
+@pytest.mark.parametrize("length", [8, None])
+def test_a_server_that_quotes_the_login_tells_no_password(method: str, length: int | None) -> None:
+    """In base64, whole or cut."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection, connection.makefile("rwb") as stream:
+                stream.write(b"220 old\r\n")
+                stream.flush()
+                for line in stream:
+                    command, *words = line.split()
+                    reply = b'500 5.5.1 Command unrecognized: "%s %s"\r\n'
+                    if command.upper() == b"EHLO":
+                        reply = b"250-old\r\n250 AUTH %s\r\n" % method.encode()
+                    elif command == b"AUTH" and method == "LOGIN":
+                        reply = b"334 UGFzc3dvcmQ6\r\n"
+                    elif command != b"QUIT":
+                        reply %= command[:length], b" ".join(words)[: length and length + 6]
+                    stream.write(reply)
+                    stream.flush()
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        user = mail_config(server.getsockname()[1]).model_copy(update={"smtp_user": "bob"})
+        with pytest.raises(DeliveryError) as refused:
+            Mailer(user, "hunter2secret").send(EmailMessage())
+        thread.join(10)
+    text = str(refused.value)
+    assert "Command unrecognized" in text
+    assert "***" in text
+    for sent in (b"\0bob\0hunter2secret", b"hunter2secret"):
+        assert base64.b64encode(sent)[:8].decode() not in text
 
 
 async def test_mail_is_sent_over_tls_by_a_user(

@@ -7,6 +7,7 @@ a password nor the URL of the webhook.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import re
 import smtplib
@@ -181,8 +182,24 @@ class Mailer:
                 session.send_message(mail)
         except (OSError, smtplib.SMTPException, ValueError) as error:
             raise DeliveryError(
-                f"{server} has not taken the message ({one_line(named_reason(error))})."
+                f"{server} has not taken the message "
+                f"({one_line(self._without_login(named_reason(error)))})."
             ) from error
+
+    def _without_login(self, text: str) -> str:
+        """The text without the login: a server may quote the line that it refuses, or half of it.
+
+        Of the methods of `smtplib.SMTP.login`, PLAIN and LOGIN send the password, in base64.
+        """
+        sent = [
+            base64.b64encode(part.encode()).decode()
+            for part in (f"\0{self.config.smtp_user}\0{self.password}", self.password)
+        ]
+        return re.sub(
+            r"[A-Za-z0-9+/=]{4,}",
+            lambda word: "***" if any(word[0] in line for line in sent) else word[0],
+            text,
+        )
 
     @contextmanager
     def _session(self) -> Iterator[smtplib.SMTP]:
