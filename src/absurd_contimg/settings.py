@@ -111,7 +111,7 @@ def load_settings(
     paths = _paths(flat)
     config = _validated(pipeline, paths, origin_of)
     registry = flat.pop("registry_url", None) or str(paths.state_dir / "registry.sqlite3")
-    flat.setdefault("worker_id", f"{socket.gethostname()}:1")
+    flat.setdefault("worker_id", f"{_host_label(socket.gethostname())}:1")
     _check_numbers(flat, origins)
     settings = Settings(
         pipeline=config,
@@ -122,6 +122,11 @@ def load_settings(
     )
     _check_queue_name(settings.queue_name)
     return settings
+
+
+def _host_label(name: str) -> str:
+    """The host's name as a part of a worker's: the kernel takes any bytes for it."""
+    return re.sub(r"[^\w.-]", "-", name).lstrip(".") or "host"
 
 
 _BOUNDS: Mapping[str, tuple[float, float]] = {

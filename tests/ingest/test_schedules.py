@@ -269,6 +269,20 @@ def test_parameters_that_no_database_takes_are_refused(value: Any) -> None:
         parse_action({"kind": "task", "task": "x", "params": {"a": value}})
 
 
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"kind": "mosaic", "hours": math.inf},
+        {"kind": "reprocess", "hours": math.inf},
+        {"kind": "reprocess", "selection": {"since_mjd": -math.inf}},
+    ],
+)
+def test_numbers_that_the_registry_cannot_hold_are_refused(action: dict[str, Any]) -> None:
+    """JSON has no infinity: the schedule was stored with null and never started anything."""
+    with pytest.raises(SettingError, match=r"(hours|since_mjd): .*finite"):
+        parse_action(action)
+
+
 def test_parameters_with_backslashes_are_taken() -> None:
     parse_action({"kind": "task", "task": "x", "params": {"a": "\\u0000 \\\\u0000"}})
 

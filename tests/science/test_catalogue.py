@@ -51,13 +51,14 @@ def test_a_catalogue_is_read_back_as_it_was_written(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("A,1,2,x,0,0", "cannot be read"),
-        ("A,1,2,3,0,yes", "calibrator is 0 or 1"),
-        ("A,1,95,3,0,0", "out of range"),
+        ("A,1,2,x,0,0", "cannot be read: flux_jy is 'x'"),
+        ("A,1,2,3,0,yes", "cannot be read: calibrator is 'yes'.* is 0 or 1"),
+        ("A,1,2,3,0,2", "calibrator is '2'"),
+        ("A,1,95,3,0,0", "source 'A', is out of range: declination 95 deg"),
         ("A,1,2,nan,0,0", "out of range"),
         ("A,1,2,1e308,0,0", "out of range"),
         ("A,1,2,3,1e308,0", "out of range"),
-        ("A,1,2", "cannot be read"),
+        ("A,1,2", "cannot be read: flux_jy is missing"),
     ],
 )
 def test_a_bad_line_of_a_catalogue_is_named(tmp_path: Path, line: str, message: str) -> None:

@@ -201,12 +201,13 @@ def visible_owners(scratch_dir: Path, files: FileSystem = LOCAL) -> list[str] | 
 
 def safe_name(name: str) -> str:
     """The name itself, if it can be one component of a path; else `SettingError`."""
-    if not _is_safe(name):
+    if not is_path_part(name):
         raise SettingError(f"{name!r} cannot be part of a path in scratch.")
     return name
 
 
-def _is_safe(name: str) -> bool:
+def is_path_part(name: str) -> bool:
+    """Whether a name can be one component of a path, and no hidden one."""
     try:
         length = len(name) if name.isascii() else len(os.fsencode(name))
     except UnicodeEncodeError:
@@ -222,7 +223,7 @@ def _lock_files(scratch_dir: Path, files: FileSystem) -> Iterator[tuple[str, Pat
     """The owners and their lock files; names that are no owner's are left out."""
     for path in files.matching(scratch_dir / OWNERS, "*.lock"):
         owner = path.name.removesuffix(".lock")
-        if _is_safe(owner):
+        if is_path_part(owner):
             yield owner, path
 
 

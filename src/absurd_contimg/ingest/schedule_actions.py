@@ -47,7 +47,8 @@ _WITH_IMAGE = {GroupStatus.DONE, GroupStatus.DEGRADED}
 
 
 class _Action(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # The registry could not hold an infinite number: its JSON has none.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TaskAction(_Action):

@@ -36,7 +36,7 @@ _IN_GROUP = {"whole", "changed"}
 class Selection(BaseModel):
     """The conditions that a group has to meet, all of them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     since_mjd: float | None = None
     """It begins then or later, by its name; `until_mjd`: before."""

@@ -211,8 +211,9 @@ def find_catalog(settings: Settings) -> Path:
     """The sky catalogue: as set, or ``catalog.csv`` in the input folder."""
     path = settings.catalog or settings.pipeline.paths.input_dir / "catalog.csv"
     if not path.is_file():
+        problem = f"The sky catalogue {path} is no regular file."
         raise MissingInputError(
-            f"There is no sky catalogue at {path}.",
+            problem if path.exists() else f"There is no sky catalogue at {path}.",
             "Set --catalog or PIPELINE_CATALOG (contimg synth writes a catalogue).",
         )
     return path

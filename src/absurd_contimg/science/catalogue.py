@@ -95,15 +95,16 @@ def _read_sources(path: Path, file: TextIO) -> list[SkySource]:
 
 
 def _source(path: Path, line: int, row: dict[str, str]) -> SkySource:
-    try:
-        ra, dec, flux, index = numbers = [float(row[column]) for column in COLUMNS[1:5]]
-        calibrator = {"0": False, "1": True}[row["calibrator"]]
-        source = SkySource(row["name"], ra, dec, flux, index, calibrator)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptInputError(
-            f"line {line} of the sky catalogue {path} cannot be read ({error!r}).",
-            "Correct or remove the line; calibrator is 0 or 1, the rest are numbers.",
-        ) from error
+    numbers = []
+    for column in COLUMNS[1:]:
+        try:
+            numbers.append(float(row[column]))
+        except (ValueError, TypeError) as error:
+            raise _unreadable(path, line, column, row[column]) from error
+    ra, dec, flux, index, calibrator = numbers
+    if calibrator not in (0, 1):
+        raise _unreadable(path, line, "calibrator", row["calibrator"])
+    source = SkySource(row["name"], ra, dec, flux, index, bool(calibrator))
     if not (source.name.isprintable() and 0 < len(source.name) <= NAME_LENGTH_MAX):
         raise CorruptInputError(
             f"line {line} of the sky catalogue {path} has no usable name "
@@ -113,11 +114,20 @@ def _source(path: Path, line: int, row: dict[str, str]) -> SkySource:
     is_inside = abs(dec) <= 90 and 0 < flux <= _FLUX_MAX_JY and abs(index) <= _INDEX_MAX
     if not all(map(math.isfinite, numbers)) or not is_inside:
         raise CorruptInputError(
-            f"line {line} of the sky catalogue {path} is out of range: {source}.",
+            f"line {line} of the sky catalogue {path}, source {source.name!r}, is out of range: "
+            f"declination {dec:g} deg, {flux:g} Jy, spectral index {index:g}.",
             "Declination lies within 90 degrees of the equator, flux is positive and at most "
             f"{_FLUX_MAX_JY:g} Jy, the spectral index within {_INDEX_MAX:g}.",
         )
     return source
+
+
+def _unreadable(path: Path, line: int, column: str, value: str | None) -> CorruptInputError:
+    shown = "is missing" if value is None else f"is {value[:50]!a}"
+    return CorruptInputError(
+        f"line {line} of the sky catalogue {path} cannot be read: {column} {shown}.",
+        "Correct or remove the line; calibrator is 0 or 1, the rest but the name are numbers.",
+    )
 
 
 def unit_vectors(ra_rad: NDArray[np.float64], dec_rad: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from absurd_contimg.core.arguments import text_problem
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.runner import check_folders
-from absurd_contimg.execution.scratch import safe_name
+from absurd_contimg.execution.scratch import is_path_part
 from absurd_contimg.ingest.incoming_folder import IncomingFolder
 from absurd_contimg.ingest.spawn import check_inputs, find_catalog
 from absurd_contimg.products.publication import check_publish_dir
@@ -17,11 +18,23 @@ from absurd_contimg.similar_names import did_you_mean
 
 def check_worker(settings: Settings) -> None:
     """Raise `SettingError` for settings with which no worker can work."""
-    safe_name(settings.worker_id)
+    _check_worker_id(settings.worker_id)
     check_imager(settings.pipeline.imaging)
     check_registry_url(settings.registry_url)
     check_folders(settings.pipeline.paths)
     check_publish_dir(settings.pipeline.paths)
+
+
+def _check_worker_id(worker_id: str) -> None:
+    problem = text_problem(worker_id)
+    if problem is None and not is_path_part(worker_id):
+        problem = "cannot be part of a path in scratch"
+    if problem is not None:
+        raise SettingError(
+            f"The worker's name {worker_id!a} {problem}.",
+            "Choose one of letters, digits and hyphens: contimg worker --worker-id NAME, or the "
+            "variable ABSURD_WORKER_ID.",
+        )
 
 
 def check_spawn(settings: Settings, calibrator: str) -> None:
