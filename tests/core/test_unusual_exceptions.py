@@ -353,6 +353,31 @@ def test_every_failure_is_recorded_and_every_task_ends(error: Exception, caused:
     assert all(run.failure_reason for run in history.runs)
 
 
+@pytest.mark.parametrize(
+    ("errors", "text"),
+    [
+        ([ValueError("b is wrong")], "work (1 sub-exception): ValueError: b is wrong"),
+        ([ExceptionGroup("inner", [KeyError("c")])], "work (1 sub-exception): KeyError: 'c'"),
+        (
+            [ValueError(str(number)) for number in range(5)],
+            "work (5 sub-exceptions): ValueError: 0; ValueError: 1; ValueError: 2; 2 more",
+        ),
+    ],
+)
+async def test_members_of_a_group_are_in_its_message(
+    backend: Backend, errors: list[Exception], text: str
+) -> None:
+    """A `TaskGroup` around steps said only that it has a sub-exception."""
+
+    async def handler(_params: Any, _ctx: TaskContext) -> None:
+        raise ExceptionGroup("work", errors)
+
+    task = await backend.spawn_task(QUEUE, "task", None)
+    history = await work(backend, handler, task.task_id)
+    reason: Any = history.runs[0].failure_reason
+    assert reason["message"] == text
+
+
 async def test_suspend_in_a_task_group_is_no_failure(backend: Backend) -> None:
     """A `TaskGroup` wraps it in a group, which is no `ControlFlow`."""
 

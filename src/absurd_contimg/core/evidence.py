@@ -25,6 +25,8 @@ from absurd_contimg.secrets import mask
 _TRACEBACK_CHARACTERS_MAX = 8000
 """The end of a traceback is kept: it names the error."""
 _ERRNO_MAX = 2**31
+_MEMBERS_MAX = 3
+"""Of a group, so many are in its message."""
 _LINKS_MAX = 40
 """Of a longer chain, the outermost and the innermost half of these are kept."""
 
@@ -135,6 +137,17 @@ def text_of(error: BaseException) -> str:
     return _text(lambda: shortened(str.__str__(str(error))), "str() of it")
 
 
+def message_of(error: BaseException) -> str:
+    """The error's text; of a group also its members, since its own text tells no cause."""
+    if not issubclass(type(error), BaseExceptionGroup):
+        return text_of(error)
+    members = attribute(error, "exceptions", tuple) or ()
+    causes = [named_reason(each) for each in members if isinstance(each, BaseException)]
+    more = [f"{len(causes) - _MEMBERS_MAX} more"] if len(causes) > _MEMBERS_MAX else []
+    texts = "; ".join(causes[:_MEMBERS_MAX] + more)
+    return shortened(f"{text_of(error)}: {texts}") if texts else text_of(error)
+
+
 def reason_of(error: BaseException) -> str:
     """The error's text, or its class where it has none, as Python's own timeouts have."""
     return text_of(error).strip() or distinct_class_name(class_names(error)[0])
@@ -196,7 +209,7 @@ def line_of_handler(traceback: str) -> str | None:
 
 def described(error: BaseException) -> str:
     """The error's text, with its class and the line of the handler where that is known."""
-    text, where = text_of(error), line_of_handler(_traceback_of(error))
+    text, where = message_of(error), line_of_handler(_traceback_of(error))
     if where is None:
         return text
     return f"{distinct_class_name(class_names(error)[0])} at {where}: {text}"

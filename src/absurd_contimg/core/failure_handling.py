@@ -26,7 +26,7 @@ from absurd_contimg.core.errors import (
     RunAlreadyFailed,
     ValueRefused,
 )
-from absurd_contimg.core.evidence import Evidence, UnrecordableError, text_of
+from absurd_contimg.core.evidence import Evidence, UnrecordableError, message_of, text_of
 from absurd_contimg.core.failures import (
     DECIDED_AT,
     ChildTaskFailed,
@@ -334,7 +334,7 @@ def _outcome(
         decision.action,
         verdict.kind.value,
         verdict.rule_id,
-        shortened(text_of(error), _MESSAGE_CHARACTERS_MAX),
+        shortened(message_of(error), _MESSAGE_CHARACTERS_MAX),
         {name: value for name, value in numbers.items() if value is not None},
         verdict.path,
         verdict.advice,

@@ -16,7 +16,7 @@ from datetime import timedelta
 from enum import StrEnum
 from operator import itemgetter
 
-from absurd_contimg.core.evidence import Evidence, ExceptionEvidence, text_of
+from absurd_contimg.core.evidence import Evidence, ExceptionEvidence, message_of
 from absurd_contimg.core.jsonb_sanitizer import sanitized
 from absurd_contimg.core.records import Json
 from absurd_contimg.core.task_queries import LEASE_EXPIRED
@@ -307,7 +307,7 @@ def failure_reason(
     """The JSON kept on the failed run: Absurd's own fields, the verdict and its evidence."""
     reason = {
         "name": type(error).__name__,
-        "message": text_of(error),
+        "message": message_of(error),
         "traceback": evidence.traceback,
         "kind": verdict.kind.value,
         "rule": verdict.rule_id,
