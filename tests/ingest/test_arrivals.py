@@ -390,3 +390,74 @@ async def test_a_backlog_is_opened_in_parts_the_newest_groups_first(
         assert len(new) <= 3
     assert closed == [group_id(number) for number in reversed(range(5))]
     assert reports == [True, False]
+
+
+async def test_polls_of_separate_processes_end_the_wait_of_an_incomplete_group(
+    site: DaemonSite,
+) -> None:
+    """`contimg daemon --once` from cron: each poll was the first look of its process, for ever."""
+    site.write(0, range(15))
+    for seconds in (0, 60, 240):
+        await site.single_poll(seconds)
+    assert site.group(0).ingest_state is IngestState.COLLECTING, "only one look found it over"
+    await site.single_poll(60)
+    group = site.group(0)
+    assert group.ingest_state is IngestState.CLOSED
+    assert group.closed_reason.startswith("15 of 16 sub-bands 300 s after its first file")
+    assert len(await site.tasks()) == 1
+
+
+@pytest.mark.parametrize("seconds", [15, 60, 900, 86_000])
+async def test_however_rare_the_polls_are_each_group_is_closed(
+    site: DaemonSite, seconds: float
+) -> None:
+    """A bound between looks would leave groups open where cron is slower than it."""
+    site.closing = ClosingRules(group_wait_seconds=20)
+    site.write(0)
+    site.write(1, range(12))
+    for _ in range(5):
+        await site.single_poll(seconds)
+    assert site.group(0).closed_reason == "all 16 sub-bands"
+    assert site.group(1).closed_reason.startswith("12 of 16 sub-bands 20 s after its first file")
+
+
+async def test_a_file_that_comes_while_no_single_poll_ran_is_still_taken(site: DaemonSite) -> None:
+    """Also where the wait was found over before cron stood still."""
+    site.write(0, range(15))
+    for seconds in (0, 60, 300):
+        await site.single_poll(seconds)
+    site.clock.elapsed += 3600
+    site.write(0, [15])
+    await site.single_poll(0)
+    assert site.group(0).ingest_state is IngestState.COLLECTING
+    await site.single_poll(60)
+    assert site.group(0).closed_reason == "all 16 sub-bands"
+
+
+async def test_single_polls_wait_for_a_growing_file_but_not_for_ever(site: DaemonSite) -> None:
+    """Its size is compared with that of the poll before, another process's."""
+    site.write(0)
+    path = site.incoming / file_name(0, 5)
+    for minute in range(33):
+        with path.open("ab") as file:
+            file.write(b"more")
+        os.utime(path, (site.clock.now(), site.clock.now()))
+        await site.single_poll(60 if minute else 0)
+        if minute < 30:
+            assert site.group(0).ingest_state is IngestState.COLLECTING, minute
+    group = site.group(0)
+    assert (group.ingest_state, group.n_subbands) == (IngestState.CLOSED, 15)
+    assert site.file_states(0)[FileState.LATE] == [5]
+
+
+async def test_one_process_ends_no_wait_in_looks_that_leave_files(
+    site: DaemonSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--once` looks on while files are left: that is still its first look."""
+    site.write(0, range(15))
+    await site.single_poll(0)
+    monkeypatch.setattr(arrivals, "_LOOKS_MAX", 4)
+    await site.single_poll(400)
+    assert site.group(0).ingest_state is IngestState.COLLECTING
+    await site.single_poll(60)
+    assert site.group(0).ingest_state is IngestState.CLOSED

@@ -6,10 +6,11 @@ import asyncio
 import json
 import logging
 import os
+import time
 from pathlib import Path
 
 import pytest
-from arriving_groups import DaemonSite, file_name, group_id
+from arriving_groups import DaemonSite, file_name, group_id, write_subband
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
@@ -146,7 +147,45 @@ async def test_a_second_daemon_of_a_site_is_refused_by_the_lock(
     with pytest.raises(SettingError, match="no lock file"):
         await poll_once(settings)
     (state / LOCK_NAME).unlink()
-    assert (await poll_once(settings)).outages == ()
+    assert (await poll_once(settings))[0].outages == ()
+
+
+def test_polls_from_cron_close_a_group_and_say_what_they_did(
+    tmp_path: Path, database_url: str
+) -> None:
+    """Each ended with 0 and said nothing, and a group without one sub-band stayed open for ever."""
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    (incoming / "catalog.csv").write_text("name\n")
+    for subband in range(15):
+        write_subband(incoming, 0, subband, modified=time.time() - 100)
+    options = [
+        *("--input-dir", str(incoming), "--output-dir", str(tmp_path / "products")),
+        *("--set", "streaming.arrival=rename", "--set", "streaming.group_wait_seconds=0.5"),
+    ]
+    environment = {"ABSURD_DATABASE_URL": database_url, "COLUMNS": "300"}
+
+    def poll() -> str:
+        result = CliRunner().invoke(app, [*options, "daemon", "--once"], env=environment)
+        assert result.exit_code == 0, result.output
+        (line,) = result.output.splitlines()
+        return line
+
+    async def make_queue() -> None:
+        async with PostgresBackend(database_url) as backend:
+            await backend.create_queue("dsa110-pipeline")
+
+    asyncio.run(make_queue())
+    first = poll()
+    assert first.startswith("Polled: 15 new files, no group closed, 0 groups and 0 mosaics spawned")
+    assert "1 group collecting: " + group_id(0) in first
+    assert "for sb15" in first
+    time.sleep(0.6)
+    second = poll()
+    assert "a poll of the daemon closes it" in second
+    third = poll()
+    assert f"0 new files, {group_id(0)} is closed, 1 group and 0 mosaics spawned" in third
+    assert third.endswith("0 groups collecting.")
 
 
 async def test_a_poll_ends_the_publication_of_a_cancelled_task(

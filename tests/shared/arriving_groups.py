@@ -134,11 +134,14 @@ class DaemonSite:
         incoming: Incoming | None = None,
         store: IngestStore | None = None,
         backend: Backend | None = None,
+        *,
+        polls_once: bool = False,
     ) -> Daemon:
         """A daemon that knows nothing but what is stored, as after a restart."""
         store = store or self.tables
+        incoming = incoming or IncomingFolder(self.incoming)
         arrivals = Arrivals(
-            incoming or IncomingFolder(self.incoming), store, self.arrival, self.closing, 3600.0
+            *(incoming, store, self.arrival, self.closing, 3600.0), polls_once=polls_once
         )
         return Daemon(
             backend=backend or self.backend,
@@ -155,6 +158,13 @@ class DaemonSite:
         self.clock.elapsed += seconds
         self.daemon = self.daemon or self.new_daemon()
         return await self.daemon.poll()
+
+    async def single_poll(self, seconds: float) -> None:
+        """One poll of a process of its own, as ``contimg daemon --once``, so much later."""
+        self.clock.elapsed += seconds
+        daemon = self.new_daemon(polls_once=True)
+        while (await daemon.poll()).more:
+            pass
 
     async def polls(self, seconds: float, count: int) -> None:
         for _ in range(count):

@@ -15,6 +15,7 @@ from absurd_contimg.history.invariants.check import STREAM_INVARIANTS, Violation
 from absurd_contimg.ingest.arrivals import Arrivals
 from absurd_contimg.ingest.closing import ArrivalRules
 from absurd_contimg.ingest.daemon import Daemon
+from absurd_contimg.ingest.ports import IngestStore
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.models import FileState, IngestState
@@ -92,8 +93,11 @@ def test_the_fate_of_every_fault_of_the_night() -> None:
     assert windows[0][5][1] == [names[1], False, "quarantined: all flagged"]
 
 
-def test_the_simulated_registry_keeps_what_the_real_one_keeps(tmp_path: Path) -> None:
-    """The same night, poll by poll, with both."""
+@pytest.mark.parametrize("polls_once", [False, True])
+def test_the_simulated_registry_keeps_what_the_real_one_keeps(
+    tmp_path: Path, polls_once: bool
+) -> None:
+    """The same night, poll by poll, with both; also where each poll is a process of its own."""
     simulated, real = SimulatedRegistry(), Registry(tmp_path / "registry.sqlite3")
     now = 0.0
     incoming = SimulatedIncoming(DAEMON.script, lambda: now)
@@ -105,12 +109,15 @@ def test_the_simulated_registry_keeps_what_the_real_one_keeps(tmp_path: Path) ->
         def monotonic(self) -> float:
             return now
 
+    def new_arrivals(store: IngestStore) -> Arrivals:
+        return Arrivals(*(incoming, store, ArrivalRules(), CLOSING, 3600.0), polls_once=polls_once)
+
     stores = (simulated.ingestion, IngestionTables(real.database))
     daemons = [
         Daemon(
             backend=MemoryBackend(MemoryDatabase()),
             store=store,
-            arrivals=Arrivals(incoming, store, ArrivalRules(), CLOSING, 3600.0),
+            arrivals=new_arrivals(store),
             clock=Clock(),
             queue_name=QUEUE,
             rules=WINDOWS,
@@ -124,7 +131,9 @@ def test_the_simulated_registry_keeps_what_the_real_one_keeps(tmp_path: Path) ->
         for daemon in daemons:
             await daemon.backend.create_queue(QUEUE)
         while now < 7_000.0:
-            for daemon in daemons:
+            for store, daemon in zip(stores, daemons, strict=True):
+                if polls_once:
+                    daemon.arrivals = new_arrivals(store)
                 await daemon.poll()
             described = [list(describe_ingestion(store)) for store in stores]
             assert described[0] == described[1], f"at {now} s"

@@ -47,7 +47,8 @@ class Arrivals:
     """Looks into the incoming folder. It remembers only what it has logged.
 
     The first look of a daemon, or after the folder was away, ends no wait: what came meanwhile is
-    seen first.
+    seen first. Of daemons that poll once each look is the first: there a wait is ended by the
+    second of them that finds it over for the same reason, and the first one is stored.
     """
 
     incoming: Incoming
@@ -55,10 +56,14 @@ class Arrivals:
     arrival: ArrivalRules
     closing: ClosingRules
     watch_seconds: float
+    polls_once: bool = False
+    """The process ends after its first complete look."""
     _logged: set[str] = field(default_factory=set)
     _late: list[IngestFile] = field(default_factory=list)
     """What came too late, until all that is new has been entered."""
     _looked_before: bool = False
+    _over: set[str] = field(default_factory=set)
+    """Groups whose waits this process has found over first."""
 
     def look(self, now: float) -> bool:
         """Enter new files, look at those that may change, close groups; whether more is left.
@@ -231,13 +236,23 @@ class Arrivals:
             )
             if decision.state is IngestState.COLLECTING:
                 continue
-            if not (may_end_waits or decision.is_complete):
+            if not (may_end_waits or decision.is_complete or self._was_over(group, decision)):
                 continue
             if self.store.close_group(self._closure(group, decision, names, now)):
                 level = logging.INFO if decision.state is IngestState.CLOSED else logging.WARNING
                 _log.log(
                     level, "group %s is %s: %s", group.group_id, decision.state, decision.reason
                 )
+
+    def _was_over(self, group: IngestGroup, decision: Decision) -> bool:
+        """Whether another process that polls once has found this wait over for the same reason."""
+        if not self.polls_once or group.group_id in self._over:
+            return False
+        if group.closed_reason == decision.reason:
+            return True
+        self._over.add(group.group_id)
+        self.store.note_wait_over(group.group_id, decision.reason)
+        return False
 
     def _closure(
         self, group: IngestGroup, decision: Decision, names: set[str], now: float

@@ -36,7 +36,10 @@ def group_note(group: IngestGroup, next_seen: float | None, rules: ClosingRules,
     if group.ingest_state is IngestState.COLLECTING:
         names = {file.path.name for file in group.files}
         collecting = collecting_group(group, next_seen, names, rules)
-        reason = decide(collecting, rules, now).reason
+        decision = decide(collecting, rules, now)
+        reason = decision.reason
+        if decision.state is not IngestState.COLLECTING:
+            reason += "; a poll of the daemon closes it"
         if not any(file.was_looked_at for file in group.files):  # no daemon knows since when
             missing = name_subbands(set(range(rules.expected_subbands)) - collecting.whole)
             reason = f"waits for {missing or 'contimg spawn'}; a command has entered it"

@@ -45,6 +45,8 @@ class IngestStore(Protocol):
 
     def next_seen(self, group_id: str, timestamp_seconds: int) -> float | None: ...  # noqa: D102
 
+    def note_wait_over(self, group_id: str, reason: str) -> None: ...  # noqa: D102
+
     def close_group(self, closure: Closure) -> bool: ...  # noqa: D102
 
     def shift_times(self, seconds: float, recent_after: float) -> None: ...  # noqa: D102

@@ -166,6 +166,16 @@ class IngestionTables:
             )
         return _seconds(seen)
 
+    def note_wait_over(self, group_id: str, reason: str) -> None:
+        """Note why a group that is still collecting will be closed."""
+        with self._database.writing() as session:
+            session.execute(
+                update(ObservationGroup)
+                .where(ObservationGroup.group_id == group_id)
+                .where(ObservationGroup.ingest_state == IngestState.COLLECTING.value)
+                .values(closed_reason=reason)
+            )
+
     def close_group(self, closure: Closure) -> bool:
         """Fix the files of a collecting group; False if it is not collecting any more."""
         with self._database.writing() as session:

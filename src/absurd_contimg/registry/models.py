@@ -116,6 +116,7 @@ class ObservationGroup(Base):
         index=True,
     )
     closed_reason: Mapped[str | None]
+    """While it is collecting: why a daemon that polled once found its wait over."""
     n_subbands: Mapped[int | None]
     """Accepted at closing."""
     closed_at: Mapped[IsoTime | None]

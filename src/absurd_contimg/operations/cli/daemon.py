@@ -22,16 +22,19 @@ from absurd_contimg.operations.cli.app import (
     require_registry,
     state,
 )
-from absurd_contimg.operations.console import cell, console, error_console, message_line
+from absurd_contimg.operations.console import cell, console, counted, error_console, message_line
 from absurd_contimg.settings import Settings
 from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
+    from absurd_contimg.ingest.poll_summary import PollSummary
     from absurd_contimg.registry.ingestion_records import IngestGroup
 
 _log = logging.getLogger(__name__)
 
+_NAMED_MAX = 3
+"""Groups that the line of one poll names."""
 _SIMILAR_AMONG = 2000
 """Of the newest groups, where one is misspelt."""
 
@@ -49,8 +52,9 @@ def daemon(
     """Watch the incoming folder, and spawn tasks for groups and windows, until SIGTERM or Ctrl-C.
 
     Workers do the work: contimg worker, or contimg run --follow for both in one process. With
-    --once the exit code is 1 if something was away. Beside it the alerts of the site are evaluated
-    (alerts.by_daemon): contimg alerts.
+    --once it prints what was done and which groups wait, and the exit code is 1 if something was
+    away; a wait that is over ends at the second such poll. Beside a daemon that stays the alerts of
+    the site are evaluated (alerts.by_daemon): contimg alerts.
     """
     from absurd_contimg.operations.services import poll_once
 
@@ -58,11 +62,32 @@ def daemon(
     if not once:
         asyncio.run(_serve(settings, calibrator))
         return
-    report = asyncio.run(poll_once(settings, calibrator))
+    report, summary = asyncio.run(poll_once(settings, calibrator))
+    console.print(message_line(_summary_line(summary)), soft_wrap=True)
     for outage in report.outages:
         error_console.print(f"[red]contimg:[/] {message_line(outage.problem)}", soft_wrap=True)
     if report.outages:
         raise typer.Exit(1)
+
+
+def _summary_line(summary: PollSummary) -> str:
+    ended = ", ".join(f"{name} is {state}" for name, state in summary.ended[:_NAMED_MAX])
+    parts = [
+        counted(summary.new_files, "new file"),
+        _with_more(ended, len(summary.ended)) or "no group closed",
+        f"{counted(summary.group_tasks, 'group')} and {counted(summary.mosaic_tasks, 'mosaic')} "
+        "spawned",
+    ]
+    n_waiting = len(summary.waiting)
+    waiting = "; ".join(f"{name} {note}" for name, note in summary.waiting[:_NAMED_MAX])
+    waits = f"{counted(n_waiting, 'group')} collecting"
+    if waiting:
+        waits += f": {_with_more(waiting, n_waiting)}"
+    return f"Polled: {', '.join(parts)}. {waits}."
+
+
+def _with_more(shown: str, count: int) -> str:
+    return f"{shown} and {count - _NAMED_MAX} more" if count > _NAMED_MAX else shown
 
 
 async def _serve(settings: Settings, calibrator: str) -> None:

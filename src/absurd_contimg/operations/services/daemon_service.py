@@ -18,6 +18,7 @@ from absurd_contimg.ingest.arrivals import Arrivals
 from absurd_contimg.ingest.closing import ArrivalRules, ClosingRules
 from absurd_contimg.ingest.daemon import Daemon, Outage, PollReport
 from absurd_contimg.ingest.incoming_folder import IncomingFolder
+from absurd_contimg.ingest.poll_summary import PollSummary, StoredIngestion, summarize
 from absurd_contimg.ingest.spawn import find_catalog
 from absurd_contimg.ingest.windows import WindowRules
 from absurd_contimg.operations.services.batch_service import batch_steps
@@ -81,6 +82,8 @@ def make_daemon(
     registry: Registry,
     clock: SiteClock,
     calibrator: str = "auto",
+    *,
+    polls_once: bool = False,
 ) -> Daemon:
     """A daemon with these settings on this machine; its clock is read before each poll."""
     streaming = settings.pipeline.streaming
@@ -91,6 +94,7 @@ def make_daemon(
         ArrivalRules(streaming.arrival, streaming.stable_seconds),
         closing_rules(settings),
         streaming.watch_seconds,
+        polls_once=polls_once,
     )
     return Daemon(
         backend=backend,
@@ -212,8 +216,8 @@ async def _poll_until(
         ended.cancel()
 
 
-async def poll_once(settings: Settings, calibrator: str = "auto") -> PollReport:
-    """Poll until nothing is left that can be done at once."""
+async def poll_once(settings: Settings, calibrator: str = "auto") -> tuple[PollReport, PollSummary]:
+    """Poll until nothing is left that can be done at once; the last report, and what was done."""
     check_daemon(settings, calibrator)
     async with open_backend(settings, leave_running=True) as backend:
         await require_own_site(backend, settings, [settings.queue_name])
@@ -221,10 +225,12 @@ async def poll_once(settings: Settings, calibrator: str = "auto") -> PollReport:
         with _daemon_lock(settings), closing(open_registry(settings)) as registry:
             clock = SiteClock(backend.current_time)
             await clock.read()
-            daemon = make_daemon(backend, settings, registry, clock, calibrator)
+            daemon = make_daemon(backend, settings, registry, clock, calibrator, polls_once=True)
+            store = IngestionTables(registry.database)
+            before = StoredIngestion.read(store)
             while (report := await daemon.poll()).more:
                 pass
-            return report
+            return report, summarize(before, store, closing_rules(settings), clock.now())
 
 
 async def serve_daemon(

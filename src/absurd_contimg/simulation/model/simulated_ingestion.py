@@ -181,6 +181,12 @@ class SimulatedIngestion:
         closed = self._closed()
         return self._with_files(each for each in closed if (each.closed_at or 0.0) >= closed_after)
 
+    def note_wait_over(self, group_id: str, reason: str) -> None:
+        """Note why a group that is still collecting will be closed."""
+        group = self._groups.get(group_id)
+        if group is not None and group.ingest_state is IngestState.COLLECTING:
+            self._groups[group_id] = replace(group, closed_reason=reason)
+
     def close_group(self, closure: Closure) -> bool:
         """Fix the files of a collecting group; False if it is not collecting any more."""
         group = self._groups.get(closure.group_id)
