@@ -290,6 +290,10 @@ def test_schedules_are_added_listed_and_removed(contimg: Contimg) -> None:
             *("schedule", "add", "x", "mosaic", "--transit", "3C286", "--after-minutes", minutes),
             refused=True,
         )
+    for time in (["--at", "16:00"], ["--lst", "05:30"]):
+        assert "--after-minutes is for --transit only" in contimg(
+            *("schedule", "add", "x", "mosaic", *time, "--after-minutes", "5"), refused=True
+        )
     for text in ("[" * 100_000, '{"task": "x", "params": {"a": 1e400}}'):
         assert "JSON" in contimg(
             "schedule", "add", "x", "task", "--at", "17:00", "--with", text, refused=True

@@ -73,8 +73,8 @@ def add(
         str | None, typer.Option(help="The transit of a source of the catalogue.")
     ] = None,
     after_minutes: Annotated[
-        float, typer.Option(help="With --transit: so many minutes later.")
-    ] = 0.0,
+        float | None, typer.Option(help="With --transit: so many minutes later.")
+    ] = None,
     fields: Annotated[
         str,
         typer.Option(
@@ -106,8 +106,16 @@ def add(
     given = {"--at": at, "--lst": lst, "--transit": transit}
     if sum(value is not None for value in given.values()) != 1:
         raise SettingError(f"A schedule needs one of {', '.join(given)}.", "Give exactly one.")
+    if after_minutes is not None and transit is None:
+        raise SettingError(
+            "--after-minutes is for --transit only: the schedule would start at the time itself.",
+            "Give the later time, or --transit SOURCE.",
+        )
     kind = ScheduleKind.CIVIL if at is not None else ScheduleKind.SIDEREAL
-    spec = at or lst or _transit_spec(settings, str(transit), after_minutes)
+    if transit is not None:
+        spec = _transit_spec(settings, transit, after_minutes or 0.0)
+    else:
+        spec = str(lst if at is None else at)
     action_fields = {**_json_object(fields), "kind": action.value}
     parse_action(action_fields)
     times = parse_times(kind.value, spec, settings.pipeline.site.longitude_deg)
