@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from typer.testing import CliRunner, Result
 
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.services.renamed_sources import latest_names
 from absurd_contimg.operations.services.source_light_curves import parse_position
 from absurd_contimg.products.photometry_table import SourceFlux
 from absurd_contimg.registry import Registry
+from absurd_contimg.registry.photometry import FluxMeasurement
 
 NIGHTS = [f"2025-01-{day:02d}T03:04:05" for day in range(10, 16)]
 WINDOW = "window-7"
@@ -25,7 +28,10 @@ WINDOW = "window-7"
 class Site:
     """A site with photometry of some nights: 30 constant sources, one that grows, one lost."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self, root: Path, name: Callable[[str, int], str] = lambda source, _: source
+    ) -> None:
+        """`name` tells what the catalogue calls a source in a night."""
         self.root = root
         self.folders = [
             f"--{name}-dir={root / folder}"
@@ -52,7 +58,8 @@ class Site:
             lost = replace(
                 rows[4], source="lost", flux_jy=None, error_jy=None, flags=("blended", "edge")
             )
-            product = commit_photometry(root / "products", group, [*rows, grown, lost])
+            rows = [replace(row, source=name(row.source, night)) for row in (*rows, grown, lost)]
+            product = commit_photometry(root / "products", group, rows)
             with_registry.register(product.folder, product.manifest)
         mosaic = commit_photometry(
             root / "products",
@@ -220,3 +227,86 @@ def test_make_spawns_a_task_once_while_it_waits(
 def test_positions_are_read(text: str, position: tuple[float, float] | None) -> None:
     """In degrees, or in hours and degrees; other text is a name."""
     assert parse_position(text) == (None if position is None else pytest.approx(position))
+
+
+def measured(
+    source: str, group: str, ra_deg: float = 10.0, flags: str = "", mjd: float | None = None
+) -> FluxMeasurement:
+    mjd = 60_000.0 + int(group[1:]) if mjd is None else mjd
+    return FluxMeasurement(group, source, group, mjd, ra_deg, 0.0, 1.0, 0.01, 1.0, flags)
+
+
+ARCSEC = 1 / 3600
+
+
+def test_names_at_one_place_are_those_of_one_source() -> None:
+    """Also across RA 0 h and over three editions; the name in the latest image counts."""
+    for ra_deg in (10.0, 0.0):
+        shift = (ra_deg - 0.3 * ARCSEC) % 360
+        names = latest_names([
+            measured("z", "g1", shift), measured("b", "g2", ra_deg), measured("a", "g3", ra_deg),
+            measured("other", "g3", ra_deg + 3 * ARCSEC),
+        ])  # fmt: skip
+        assert names == {"z": "a", "b": "a", "a": "a", "other": "other"}
+
+
+def test_sources_that_one_image_has_both_are_never_joined() -> None:
+    """Nor by a third name: the old one belongs to the nearer of two."""
+    pair = [measured("b", "g2", 10.0), measured("c", "g2", 10.0 + 0.6 * ARCSEC)]
+    assert latest_names(pair) == {"b": "b", "c": "c"}
+    old = measured("a", "g1", 10.0 + 0.1 * ARCSEC)
+    assert latest_names([old, *pair]) == {"a": "b", "b": "b", "c": "c"}
+
+
+def test_peaks_outside_the_catalogue_keep_their_names() -> None:
+    """Their names are their fitted places."""
+    peaks = [measured("p1", "g1", flags="uncatalogued"), measured("p2", "g2")]
+    assert latest_names(peaks) == {"p1": "p1", "p2": "p2"}
+    assert latest_names([]) == {}
+
+
+@pytest.fixture(scope="module")
+def renamed(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The catalogue has another name for 3C 84 in the last four nights, and for S7 in the last."""
+    names = {"3C 84": "J0319+4130", "S7": "T7"}
+
+    def name(source: str, night: int) -> str:
+        is_new = night >= {"3C 84": 2, "S7": 5}.get(source, 99)
+        return names[source] if is_new else source
+
+    return Site(tmp_path_factory.mktemp("renamed"), name)
+
+
+def test_a_renamed_source_has_one_light_curve_by_its_position(renamed: Site) -> None:
+    """Only the epochs of the nearest name were shown, without a word on the others."""
+    place = json.loads(renamed.run("lightcurve", "3C 84", "--json").output)
+    position = f"{place['ra_deg']:.5f},{place['dec_deg']:.5f}"
+    curve = json.loads(renamed.run("lightcurve", position, "--json").output)
+    assert [point["epoch"] for point in curve["points"]] == NIGHTS
+    assert curve["names"] == {"3C 84": 2, "J0319+4130": 4}
+    assert curve["source"] == "J0319+4130"
+    text = renamed.run("lightcurve", position).output
+    assert "Measured as 3C 84 (2 epochs), J0319+4130 (4 epochs)." in text
+    assert "6 epochs" in text
+
+
+def test_a_name_shows_its_epochs_and_names_the_others(renamed: Site) -> None:
+    old = renamed.run("lightcurve", "3C 84").output
+    assert "2 epochs, V" in old
+    assert "Also measured as J0319+4130 (4 epochs) here; all of them: contimg lightcurve " in old
+    assert renamed.run("lightcurve", *old.split("contimg lightcurve ")[1].split()).exit_code == 0
+    new = renamed.run("lightcurve", "J0319+4130", "--json").output
+    assert len(json.loads(new)["points"]) == 4
+    assert json.loads(new)["variability"]["n_epochs"] == 4
+    assert "Also measured" not in renamed.run("lightcurve", "S5").output
+
+
+def test_variability_joins_the_names_of_a_source(renamed: Site) -> None:
+    """They were dropped where each name had too few epochs; T7 has a single one."""
+    result = renamed.run("variability")
+    assert "1 of 31 sources with two epochs or more vary." in result.output
+    assert "J0319+4130: measured as 3C 84 (2 epochs), J0319+4130 (4 epochs)." in result.output
+    listed = json.loads(renamed.run("variability", "--all", "--json").output)
+    epochs = {entry["source"]: entry["n_epochs"] for entry in listed["sources"]}
+    assert epochs["J0319+4130"] == epochs["T7"] == 6
+    assert "3C 84" not in epochs

@@ -6,7 +6,7 @@ source it is the median, over stable sources around it, of their flux over their
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +36,8 @@ class FluxPoint:
     error_jy: float
     reliable: bool
     """May serve as a neighbour: no blend, and not at an edge."""
+    measured_as: str = ""
+    """Its name in the catalogue of this image, where that is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class LightCurvePoint:
     measured_jy: float
     """Before the division."""
     measured_error_jy: float
+    measured_as: str = ""
+    """The name of the source in the catalogue with which it was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,11 @@ class LightCurve:
     catalogue_jy: float | None
     points: tuple[LightCurvePoint, ...]
     variability: Variability
+
+    @property
+    def names(self) -> Mapping[str, int]:
+        """The names under which it was measured, the oldest first, and how often."""
+        return Counter(point.measured_as for point in self.points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,7 @@ def make_light_curves(
                 int(counts[row]),
                 point.flux_jy,
                 point.error_jy,
+                point.measured_as or point.source,
             )
         )
     return dict(curves)

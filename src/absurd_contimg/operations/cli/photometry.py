@@ -24,7 +24,7 @@ from absurd_contimg.operations.cli.app import (
     state,
     with_site,
 )
-from absurd_contimg.operations.console import cell, console
+from absurd_contimg.operations.console import cell, console, counted
 from absurd_contimg.settings import Settings
 from absurd_contimg.similar_names import did_you_mean
 from absurd_contimg.terminal_tables import KeyedTable
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from absurd_contimg.registry import Registry
     from absurd_contimg.science.light_curves import LightCurve
 
+_RENAMED_MAX = 10
+"""Sources whose several names are listed."""
 _Mosaics = Annotated[bool, typer.Option("--mosaics", help="Of mosaics instead of single images.")]
 
 
@@ -98,14 +100,20 @@ def lightcurve(
 
     Each image is normalised by the stable sources around the source. A position is in degrees
     (10.684,41.269) or sexagesimal (00:42:44.2,+41:16:09), to 60 arcsec; before a negative one
-    write --.
+    write --. Where the catalogue has renamed a source, a position shows what was measured under all
+    its names, and a name what was measured under it.
     """
     from absurd_contimg.operations.report import (
         statistics_line,
         utc_of,
         write_light_curve,
     )
-    from absurd_contimg.operations.services import find_source, light_curve
+    from absurd_contimg.operations.services import (
+        find_source,
+        light_curve,
+        sources_around,
+        under_one_name,
+    )
 
     settings = state.settings()
     with _registry(settings) as registry:
@@ -116,12 +124,17 @@ def lightcurve(
             target,
             "mosaic" if mosaics else "image",
         )
+        around = sources_around(registry.database, curve)
+    names = dict(curve.names)
+    is_by_name = target.name == source
+    if is_by_name:
+        curve = under_one_name(curve, source, settings.pipeline.variability)
     if output is not None:
         if not output.parent.is_dir():
             raise MissingInputError(f"There is no folder {output.parent}.", "Check --png.")
         write_light_curve(curve, output)
     if as_json:
-        print_json(asdict(curve))
+        print_json(asdict(curve) | {"names": names})
         return
     name = "window" if mosaics else "group"
     table = KeyedTable("time (UTC)", name, keys=["time (UTC)", name], pad_edge=False)
@@ -139,6 +152,20 @@ def lightcurve(
     console.out(f"{curve.source} at {curve.ra_deg:.5f} {curve.dec_deg:+.5f} deg", style="bold")
     console.print(table)
     console.out(statistics_line(curve))
+    if len(names) > 1 and is_by_name:
+        others = {name: count for name, count in names.items() if name != source}
+        position = f"{curve.ra_deg:.5f},{curve.dec_deg:.5f}"
+        option = " --mosaics" if mosaics else ""
+        console.out(
+            f"Also measured as {_counted_names(others)} here; all of them: "
+            f"contimg lightcurve{option} {position}"
+        )
+    elif len(names) > 1:
+        console.out(f"Measured as {_counted_names(names)}.")
+    if around and not is_by_name:
+        near = ", ".join(f"{name} ({arcsec:.1f} arcsec)" for name, arcsec in around[:3])
+        more = f" and {len(around) - 3} more" if len(around) > 3 else ""
+        console.out(f"Other sources within 60 arcsec: {near}{more}.")
     if output is not None:
         console.out(f"Wrote {output}")
 
@@ -174,6 +201,7 @@ def variability(
     if as_json:
         statistics = [
             {"source": curve.source, "ra_deg": curve.ra_deg, "dec_deg": curve.dec_deg}
+            | {"names": dict(curve.names)}
             | asdict(curve.variability)
             for curve in chosen
         ]
@@ -181,6 +209,8 @@ def variability(
         return
     if chosen:
         console.print(_variability_table(chosen[:limit]))
+    for curve in [curve for curve in chosen[:limit] if len(curve.names) > 1][:_RENAMED_MAX]:
+        console.out(f"{curve.source}: measured as {_counted_names(curve.names)}.")
     variable = sum(curve.variability.variable for curve in compared)
     hidden = f"; for all of them: --limit {len(chosen)}" if len(chosen) > limit else ""
     console.out(f"{variable} of {len(compared)} sources with two epochs or more vary{hidden}.")
@@ -216,6 +246,11 @@ def _show_new_sources(limit: int, as_json: bool) -> None:
         console.out("expected: sigma in the best earlier image; before: the most in any of them")
     count = sum(detection.appearance.new for detection in detections)
     console.out(f"{count} of {len(detections)} sources outside the catalogue are new.")
+
+
+def _counted_names(names: Mapping[str, int]) -> str:
+    """Names of one source with their numbers of epochs."""
+    return ", ".join(f"{name} ({counted(n, 'epoch')})" for name, n in names.items())
 
 
 def _flux_table(rows: list[SourceFlux]) -> KeyedTable:

@@ -115,7 +115,7 @@ def add_science_pages(router: APIRouter, frame: Frame) -> None:
     @router.get("/sources/{name:path}")
     async def source(request: Request, name: str) -> HTMLResponse:
         for curve in await curves.read():
-            if curve.source == name:
+            if name in curve.names:
                 points = [
                     (utc_of(point.mjd), 1e3 * point.flux_jy, 1e3 * point.error_jy)
                     for point in curve.points

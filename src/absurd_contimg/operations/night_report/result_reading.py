@@ -101,7 +101,7 @@ def variability_facts(
         measured = newest_measurements(database, "image", strip)
         ours = {m.source for m in measured if m.group_id in names}
         for curve in light_curves(measured, config.variability):
-            if curve.source in ours:
+            if not ours.isdisjoint(curve.names):
                 curves[curve.source] = curve
     repeated = [curve for curve in curves.values() if curve.variability.n_epochs > 1]
     variables = [curve for curve in repeated if curve.variability.variable]

@@ -90,6 +90,8 @@ if TYPE_CHECKING:
         find_source,
         light_curve,
         light_curves,
+        sources_around,
+        under_one_name,
     )
     from absurd_contimg.operations.services.stream_audit import audit_stream
     from absurd_contimg.operations.services.worker_identity import given_worker_id
@@ -168,10 +170,12 @@ __all__ = [
     "select_publications",
     "serve",
     "serve_daemon",
+    "sources_around",
     "spawn_mosaic",
     "stop_signals",
     "take_queue",
     "to_be_retried",
+    "under_one_name",
     "unrecorded_action",
     "worker_notes",
 ]

@@ -6,10 +6,12 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from absurd_contimg.config.photometry import VariabilityConfig
 from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.operations.services.renamed_sources import latest_names
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.photometry import (
     FluxMeasurement,
@@ -32,7 +34,6 @@ _POSITION = re.compile(r"^([0-9.:hm ]+?)s?[,\s]\s*([+-]?[0-9.:dms'\" ]+)$")
 _FORM_OF_POSITION = "A position is RA,DEC: 10.684,41.269 in degrees or 00:42:44.2,+41:16:09."
 _SEARCH_RADIUS_ARCSEC = 60.0
 """A source within this of a position is taken for it."""
-_NAMES_MAX = 3
 
 
 def find_source(database: Database, text: str) -> SkySource:
@@ -106,7 +107,7 @@ def light_curve(
     source: SkySource,
     measured_in: MeasuredIn,
 ) -> LightCurve:
-    """The light curve of one source; reads the measurements around it.
+    """The light curve of one source, under all its names; reads the measurements around it.
 
     Raises `MissingInputError` if it was measured in the other kind of images only.
     """
@@ -115,7 +116,7 @@ def light_curve(
     strip = source.dec_deg - reach, source.dec_deg + reach
     curves = light_curves(newest_measurements(database, measured_in, strip), settings)
     for curve in curves:
-        if curve.source == source.name:
+        if source.name in curve.names:
             return curve
     other = "--mosaics shows those" if measured_in == "image" else "leave --mosaics out"
     raise MissingInputError(
@@ -123,18 +124,46 @@ def light_curve(
     )
 
 
+def under_one_name(curve: LightCurve, name: str, settings: VariabilityConfig) -> LightCurve:
+    """What was measured under one of the names of a source."""
+    points = tuple(point for point in curve.points if point.measured_as == name)
+    fluxes, errors = [p.flux_jy for p in points], [p.error_jy for p in points]
+    statistics = measure_variability(fluxes, errors, settings.vs_min, settings.m_min)
+    return replace(curve, source=name, points=points, variability=statistics)
+
+
+def sources_around(database: Database, curve: LightCurve) -> list[tuple[str, float]]:
+    """The other sources that a search for its position reaches, with their distances in arcsec."""
+    positions = source_positions(database)
+    others = [SkySource(n, *place, 1.0) for n, place in positions.items() if n not in curve.names]
+    if not others:
+        return []
+    place = SkySource(curve.source, curve.ra_deg, curve.dec_deg, 1.0)
+    distances = separation_rad(source_vectors(others), source_vectors([place])[0])
+    near = [
+        (math.degrees(float(distance)) * 3600.0, other.name)
+        for other, distance in zip(others, distances, strict=True)
+    ]
+    return [(name, arcsec) for arcsec, name in sorted(near) if arcsec <= _SEARCH_RADIUS_ARCSEC]
+
+
 def light_curves(
     measurements: Sequence[FluxMeasurement], settings: VariabilityConfig
 ) -> list[LightCurve]:
-    """The light curves of all sources, those that differ most first."""
+    """The light curves of all sources, those that differ most first.
+
+    A source that a new edition of the catalogue calls otherwise has one curve, under its name in
+    the latest image.
+    """
+    measurements = [m for m in measurements if m.error_jy > 0]
+    names = latest_names(measurements)
     points = make_light_curves(
         [
             FluxPoint(
-                m.source, m.ra_deg, m.dec_deg, m.group_id, m.mjd, m.flux_jy, m.error_jy,
-                reliable=not m.flags,
+                names[m.source], m.ra_deg, m.dec_deg, m.group_id, m.mjd, m.flux_jy, m.error_jy,
+                reliable=not m.flags, measured_as=m.source,
             )
             for m in measurements
-            if m.error_jy > 0
         ],
         Normalisation(
             radius_deg=settings.neighbour_radius_deg,
@@ -147,7 +176,7 @@ def light_curves(
     )  # fmt: skip
     by_source: Mapping[str, list[FluxMeasurement]] = defaultdict(list)
     for measurement in measurements:
-        by_source[measurement.source].append(measurement)
+        by_source[names[measurement.source]].append(measurement)
     curves = []
     for name, curve in points.items():
         latest = by_source[name][-1]
