@@ -40,6 +40,7 @@ READ_ONLY = (
 _NOTIFICATIONS = "NOTIFY"
 """In the message, in whatever language, if the server's queue of notifications is full (54000)."""
 _NO_CONNECTION_LEFT = re.compile(r"too many (clients|connections)|remaining connection slots")
+_MEMORY_LOST = re.compile(r'could not open shared memory segment "[^"]*": No such file')
 _CLOSED = re.compile(r'database (".*") is not currently accepting connections')
 
 _MISSING = (
@@ -70,6 +71,11 @@ def remedy_of_refusal(text: str) -> str:
             "End connections that are not needed, or raise the limit: max_connections of the "
             "server, or as a superuser: alter role NAME connection limit NUMBER"
         )
+    if has_lost_memory(text):
+        return (
+            "Its shared memory was removed while it runs, as systemd-logind does when a user logs "
+            "out (RemoveIPC). Start it again; a private server: contimg db stop; contimg db init"
+        )
     if closed := _CLOSED.search(text):
         return (
             "Somebody has closed it, as for maintenance. As a superuser: alter database "
@@ -79,6 +85,14 @@ def remedy_of_refusal(text: str) -> str:
         if match := pattern.search(text):
             return remedy.format(match[1]) + " (docs/deployment.md)"
     return ""
+
+
+def has_lost_memory(text: str) -> bool:
+    """Whether a connection was refused because files of the server in /dev/shm were removed.
+
+    It takes no other connection until it is started again. By its words, as above.
+    """
+    return _MEMORY_LOST.search(text) is not None
 
 
 def one_line(text: str) -> str:

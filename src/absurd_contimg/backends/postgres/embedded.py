@@ -28,7 +28,7 @@ import psycopg
 from psycopg import sql
 
 from absurd_contimg.backends.postgres.cluster_folder import refusal_of_cluster
-from absurd_contimg.backends.postgres.database_errors import unavailable
+from absurd_contimg.backends.postgres.database_errors import has_lost_memory, unavailable
 from absurd_contimg.backends.postgres.server_process import CHANGE_SECONDS, ServerProcess, try_lock
 from absurd_contimg.backends.postgres.server_programs import (
     EmbeddedPostgresError,
@@ -62,6 +62,21 @@ _MOUNT = (
 )
 _ACCESS = "local all all scram-sha-256\n"
 """All of ``pg_hba.conf``: Unix socket, password."""
+
+_SETTINGS = (
+    "max_connections=200",
+    "unix_socket_permissions=0700",
+    "dynamic_shared_memory_type=mmap",
+    "min_dynamic_shared_memory=4MB",
+)
+"""The last two keep out of /dev/shm what processes of the server share besides its main memory:
+statistics, without which it takes no connection, and parallel queries. systemd-logind removes files
+there when their user logs out (RemoveIPC in logind.conf(5), "systemd RemoveIPC" in Postgres'
+manual), and of System V's segments those that are not attached just then: `sysv` is no way out.
+They lie in anonymous memory instead, which needs no disk, and beyond these 4 MB in files in the
+server's own folder (``pg_dynshmem``). Connections, commits and parallel queries take as long."""
+_ANSWER_SECONDS = 2
+"""How long a server that runs may take to refuse a connection; libpq's least."""
 
 _SET_UP = Mark("database set-up", "embedded server")
 
@@ -186,9 +201,7 @@ class EmbeddedPostgres:
             ) from error
         with self._locked():
             self._process.note_start()
-            if not (
-                self._process.is_ready() and self._has_access_of_ours() and self._socket.exists()
-            ):
+            if not self._is_usable():
                 self._start()
             if self._password_file.stat().st_mode & 0o077:
                 self._password_file.chmod(0o600)  # libpq passes over a file that others may read
@@ -201,10 +214,36 @@ class EmbeddedPostgres:
     def restart_if_ended(self) -> None:
         """Start the server again if nobody has stopped it: it was killed, or its disk was full.
 
-        Also if an earlier try failed. Raises `EmbeddedPostgresError` if this one does.
+        Also if an earlier try failed, or if it runs without its shared memory. Raises
+        `EmbeddedPostgresError` if this try fails.
         """
-        if self._process.has_ended():
-            self.start()
+        if self._process.has_ended() or self._has_lost_memory():
+            with self._locked():
+                if self._process.is_wanted() and not self._is_usable():
+                    self._start()
+
+    def _is_usable(self) -> bool:
+        """Whether it runs, after it has started or stopped if it is about to, and can be used."""
+        return (
+            self._process.is_ready()
+            and self._has_access_of_ours()
+            and self._socket.exists()
+            and not self._has_lost_memory()
+        )
+
+    def _has_lost_memory(self) -> bool:
+        """Whether it runs, but takes no connection since its shared memory was removed.
+
+        One that was started with settings of an earlier version. Any other refusal is left to who
+        connects next: a server that is busy, starts, stops or recovers is not to be started again.
+        """
+        if not self.is_running():
+            return False
+        try:
+            Session.connect(self.url("postgres"), connect_timeout=_ANSWER_SECONDS).close()
+        except psycopg.OperationalError as error:
+            return has_lost_memory(str(error))
+        return False
 
     def release(self) -> None:
         """This process no longer needs the server."""
@@ -214,7 +253,7 @@ class EmbeddedPostgres:
 
     def _start(self) -> None:
         require_large_files()
-        self._stop("fast")  # one that trusts every local user, or whose files somebody removed
+        self._stop("fast")  # trusts every local user, or somebody removed its files or memory
         with self._process.locked() as lock:
             if not self.exists():
                 self._initialise()
@@ -225,10 +264,9 @@ class EmbeddedPostgres:
                 path.unlink(missing_ok=True)
             self._sockets.mkdir(mode=0o700, exist_ok=True)
             self._sockets.chmod(0o700)
-            options = ["-h ''", f"-k '{self._sockets}'", f"-p {_PORT}", "-c max_connections=200"]
-            options.append("-c unix_socket_permissions=0700")
-            if not self._durable:
-                options += [f"-c {setting}" for setting in _FAST_AND_UNSAFE]
+            settings = _SETTINGS if self._durable else (*_SETTINGS, *_FAST_AND_UNSAFE)
+            options = ["-h ''", f"-k '{self._sockets}'", f"-p {_PORT}"]
+            options += [f"-c {setting}" for setting in settings]
             arguments = ("-D", _DATA, "-l", _LOG, "-t", f"{CHANGE_SECONDS:.0f}")
             self._run(
                 "pg_ctl", *arguments, "-o", " ".join(options), "-w", "start", inherited=[lock]

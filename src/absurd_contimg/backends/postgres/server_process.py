@@ -62,7 +62,11 @@ class ServerProcess:
         The file with its number does not tell that: a server that ends by itself, for its disk is
         full, removes it, and so does one that cannot start.
         """
-        return not self.lives() and self._wanted.exists()
+        return not self.lives() and self.is_wanted()
+
+    def is_wanted(self) -> bool:
+        """Whether the server is to run: nobody has stopped it since its start."""
+        return self._wanted.exists()
 
     def is_ready(self) -> bool:
         """Whether the server runs, after it has started or stopped if it is about to."""
