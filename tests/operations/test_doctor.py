@@ -6,9 +6,11 @@ import fcntl
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import date
@@ -20,8 +22,9 @@ import pytest
 from small_disk import make_read_only, mounted
 from typer.testing import CliRunner
 
-from absurd_contimg.backends.postgres import EmbeddedPostgres, server_process
+from absurd_contimg.backends.postgres import EmbeddedPostgres, embedded, server_process
 from absurd_contimg.backends.postgres.server_programs import EmbeddedPostgresError
+from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.disk_usage import DiskUsage, size_text
@@ -316,7 +319,7 @@ def test_unusable_databases_are_findings(
     """No server, no such database, no schema, no URL: each has its own remedy."""
     cases = {
         "postgresql://me:secret@127.0.0.1:1/x": ("database", "psql"),
-        postgres_server.url("no_such_database"): ("database", "psql"),
+        postgres_server.url("no_such_database"): ("database", "createdb"),
         postgres_server.create_database("doctor_empty"): ("database", "contimg db init"),
         "not a url": ("settings", "postgresql://USER@HOST:PORT/DATABASE"),
     }
@@ -433,6 +436,45 @@ def test_a_private_server_that_cannot_start_is_a_finding_whose_mend_lets_it_star
     server.start().stop("immediate")
     (data / "global").rename(data / "elsewhere")
     assert "lacks global, which held data" in find(diagnose(site, []), "database").finding
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_a_private_server_that_takes_no_connection_is_a_finding_with_what_helps(
+    site: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no ABSURD_DATABASE_URL to check."""
+    server = EmbeddedPostgres(load_settings(site, environment={}).embedded_folder, durable=False)
+    with monkeypatch.context() as patch:  # as with more statistics than memory for them
+        patch.setattr(embedded, "_SETTINGS", ("dynamic_shared_memory_type=mmap",))
+        server.start()
+    shared = server.folder / "data/pg_dynshmem"
+    try:
+        wait_until(lambda: len(list(shared.iterdir())) > 1)  # the second is made after the start
+        for path in shared.iterdir():
+            path.unlink()
+        finding = find(diagnose(site, []), "database")
+        assert not finding.ok
+        assert "could not open shared memory segment" in finding.finding
+        assert finding.remedy.startswith("Its shared memory was removed while it runs")
+        assert finding.remedy.endswith("contimg db stop; contimg db init")
+        server.stop()
+        with Session.connect(server.start().url("postgres")):
+            number = int((server.folder / "data/postmaster.pid").read_text().split()[0])
+            os.kill(number, signal.SIGTERM)
+            wait_until(lambda: "shutting down" in find(diagnose(site, []), "database").finding)
+            finding = find(diagnose(site, []), "database")
+            assert f"Its log is {server.folder / 'server.log'}. Unless" in finding.remedy
+            assert "psql" not in finding.remedy
+        wait_until(lambda: not server.is_running())
+    finally:
+        server.stop("immediate")
 
 
 def test_root_without_user_namespaces_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.connection_strings import connection_options
+from absurd_contimg.backends.postgres.database_errors import remedy_of_refusal
 from absurd_contimg.backends.postgres.schema import (
     SCHEMA_VERSION,
     check_schema,
@@ -286,7 +287,7 @@ def _database(settings: Settings) -> list[Finding]:
         problem, _, remedy = str(error).partition(". ")
         return [*findings, Finding(False, "database", problem, remedy or f"Look at {folder}.")]
     if running:
-        return [*findings, _server_limits(folder), *_of_site(settings, server.url())]
+        return [*findings, _server_limits(folder), *_of_site(settings, server.url(), folder)]
     return [*findings, _idle_server(settings, folder, waited_for=waited_for)]
 
 
@@ -341,12 +342,13 @@ _URL_REMEDY = (
 )
 
 
-def _of_site(settings: Settings, url: str) -> list[Finding]:
-    findings = _reachable(url)
+def _of_site(settings: Settings, url: str, private: Path | None = None) -> list[Finding]:
+    findings = _reachable(url, private)
     return [*findings, *own_site(settings, url)] if findings[0].ok else findings
 
 
-def _reachable(url: str) -> list[Finding]:
+def _reachable(url: str, private: Path | None = None) -> list[Finding]:
+    """Whether the database can be used; `private` is the folder of the private server, if it is."""
     if shown_connection(url) == NO_VALID_URL:  # any part may belong to a password
         text = "The database's URL is malformed (its text may hold a password and is not shown)."
         return [Finding(False, "database", text, _URL_REMEDY)]
@@ -358,10 +360,9 @@ def _reachable(url: str) -> list[Finding]:
     except SettingError as error:
         return [Finding(False, "database", error.problem, error.remedy)]
     except BackendUnavailable as error:
-        remedy = (
-            "Check that the server runs and the URL is correct: psql \"$ABSURD_DATABASE_URL\" -c ''"
-        )
-        return [Finding(False, "database", f"{location}: {error}", remedy)]
+        refusal = remedy_of_refusal(str(error))
+        text = f"{location}: {str(error).removesuffix(refusal).strip()}"
+        return [Finding(False, "database", text, refusal or _remedy_of_silence(private))]
     except BackendError as error:
         text, remedy = str(error), str(error).rpartition(". ")[2]
         if "Run: contimg db init" in text:
@@ -372,6 +373,17 @@ def _reachable(url: str) -> list[Finding]:
     text = f"{location}: Absurd's schema {SCHEMA_VERSION}."
     kept = [*lacking_rights(url), *table_locks(url), *lack_of_space(url)]
     return [Finding(True, "database", text), *kept, _additions(url), _clock(url)]
+
+
+def _remedy_of_silence(private: Path | None) -> str:
+    if private is None:
+        return (
+            "Check that the server runs and the URL is correct: psql \"$ABSURD_DATABASE_URL\" -c ''"
+        )
+    return (
+        f"Its log is {private / 'server.log'}. Unless it starts, recovers or stops just now, start "
+        "it again: contimg db stop; contimg db init"
+    )
 
 
 def _additions(url: str) -> Finding:
