@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +18,13 @@ from typer.testing import CliRunner, Result
 
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.night_report.result_reading import variability_facts
 from absurd_contimg.operations.services.renamed_sources import latest_names
 from absurd_contimg.operations.services.source_light_curves import parse_position
 from absurd_contimg.products.photometry_table import SourceFlux
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.photometry import FluxMeasurement
+from absurd_contimg.settings import load_settings
 
 NIGHTS = [f"2025-01-{day:02d}T03:04:05" for day in range(10, 16)]
 WINDOW = "window-7"
@@ -310,3 +315,13 @@ def test_variability_joins_the_names_of_a_source(renamed: Site) -> None:
     epochs = {entry["source"]: entry["n_epochs"] for entry in listed["sources"]}
     assert epochs["J0319+4130"] == epochs["T7"] == 6
     assert "3C 84" not in epochs
+
+
+def test_the_report_of_an_old_night_has_the_sources_that_were_renamed_since(renamed: Site) -> None:
+    """Its names are not those of the curves: the variable was missing."""
+    group: Any = SimpleNamespace(group_id=NIGHTS[0], has_image=True, declination_deg=16.0)
+    config = load_settings({}, environment={}).pipeline
+    with closing(Registry(renamed.root / "state/registry.sqlite3")) as registry:
+        facts = variability_facts(registry.database, config, [group])
+    assert facts.n_sources == facts.n_with_epochs == 31
+    assert [variable.name for variable in facts.variables] == ["J0319+4130"]
