@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from absurd_contimg.errors import SettingError
 from absurd_contimg.history.history_file import write_histories
+from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.whole_files import copy_folder, replaced_file, require_replaceable, write_whole
 
 
@@ -56,6 +59,62 @@ def test_another_failure_keeps_its_own_file(tmp_path: Path) -> None:
     assert "absent" in str(caught.value.filename)
 
 
+def replace(path: Path) -> None:
+    with replaced_file(path, "test", lambda head: head.startswith(b"ours")) as file:
+        file.write(b"ours, new")
+
+
+def sync_answering(number: int, is_meant: Callable[[int], bool]) -> Callable[[int], None]:
+    """The `os.fsync` of a file system that answers so where `is_meant` says it of a mode."""
+
+    def fsync(descriptor: int) -> None:
+        if is_meant(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    return fsync
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP])
+def test_a_file_system_that_syncs_no_folders_is_used(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old SMB, or a shared folder of VirtualBox: every group of `contimg run` failed there."""
+    monkeypatch.setattr(os, "fsync", sync_answering(number, stat.S_ISDIR))
+    replace(tmp_path / "x")
+    (tmp_path / "product").mkdir()
+    LOCAL.write_json(tmp_path / "product/manifest.json", {})
+    LOCAL.flush_tree(tmp_path)
+    assert (tmp_path / "x").read_bytes() == b"ours, new"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_folder_that_the_disk_does_not_take_is_named(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", sync_answering(number, stat.S_ISDIR))
+    with pytest.raises(OSError, match=re.escape(str(tmp_path))) as caught:
+        LOCAL.flush(tmp_path)
+    assert caught.value.errno == number
+
+
+@pytest.mark.parametrize("write", [
+    LOCAL.flush,
+    replace,
+    lambda path: LOCAL.write_json(path, {}),
+    lambda path: LOCAL.copy_file(Path(__file__), path.with_name("copy")),
+])  # fmt: skip
+def test_a_file_that_cannot_be_synced_is_named(
+    write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not on the disk must not count as written; the kernel does not say which file."""
+    (tmp_path / "x").touch()
+    monkeypatch.setattr(os, "fsync", sync_answering(errno.EINVAL, stat.S_ISREG))
+    with pytest.raises(OSError, match="Invalid argument") as caught:
+        write(tmp_path / "x")
+    assert caught.value.errno == errno.EINVAL
+    assert str(caught.value.filename).startswith(str(tmp_path))
+
+
 def pipe(path: Path) -> None:
     os.mkfifo(path)
 
@@ -71,11 +130,6 @@ def broken_link(path: Path) -> None:
 
 def something_else(path: Path) -> None:
     path.write_bytes(b"a thesis")
-
-
-def replace(path: Path) -> None:
-    with replaced_file(path, "test", lambda head: head.startswith(b"ours")) as file:
-        file.write(b"ours, new")
 
 
 @pytest.mark.parametrize(

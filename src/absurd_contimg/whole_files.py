@@ -6,6 +6,7 @@ the place of /dev/stdout takes it from the whole machine.
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -21,6 +22,9 @@ from absurd_contimg.errors import SettingError
 from absurd_contimg.regular_files import UnsuitableFileError, open_regular
 
 _HEAD_BYTES = 2_000
+_NO_SYNC_OF_FOLDERS = (errno.EBADF, errno.EINVAL, errno.ENOTSUP)
+"""What a file system answers that cannot write folders to the disk on demand, as of an old SMB or
+of VirtualBox. Postgres ignores the first two, too (fsync_fname_ext in its fd.c)."""
 _LEFT_OVER_SECONDS = 3600.0
 """A partial file to which nothing was written for so long is that of a killed process."""
 _SHOWN_LETTERS = 50
@@ -68,6 +72,23 @@ def failures_of(path: Path) -> Iterator[None]:
         raise OSError(error.errno, reason, str(path)) from error
 
 
+def flush(path: Path) -> None:
+    """Write a file's data, or a folder's list of names, from the cache to the disk.
+
+    A folder only where its file system can. Raises `OSError` with the path.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with failures_of(path):
+            os.fsync(descriptor)
+    except OSError as error:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        if not is_folder or error.errno not in _NO_SYNC_OF_FOLDERS:
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def require_replaceable(path: Path, what: str, is_ours: Callable[[bytes], bool]) -> None:
     """Raise `SettingError` unless there is nothing, an empty file, or an earlier `what`.
 
@@ -105,7 +126,7 @@ def replaced_file(path: Path, what: str, is_ours: Callable[[bytes], bool]) -> It
             os.fsync(file.fileno())
         require_replaceable(path, what, is_ours)
         os.replace(partial, path)
-        _flush_names(path.absolute().parent)
+        flush(path.absolute().parent)
     except FileNotFoundError as error:  # its folder is not there
         if error.filename == str(partial):
             error.filename = str(path)
@@ -127,11 +148,3 @@ def _remove_left_over(path: Path) -> None:
             is_file = stat.S_ISREG(partial.lstat().st_mode)
             if is_file and time.time() - partial.lstat().st_mtime > _LEFT_OVER_SECONDS:
                 partial.unlink()
-
-
-def _flush_names(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 from forked_programs import run_program
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, server_process
-from absurd_contimg.operations.cli.main import given_path
+from absurd_contimg.operations.cli.main import _refusal_of_the_system, given_path
 
 
 def contimg(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -188,6 +189,15 @@ def test_path_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert (shown.returncode, shown.stdout) == (1, "")
     assert "FileNotFoundError: /proc/x cannot be used: No such file or directory" in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_what_a_file_system_does_not_offer_is_one_sentence() -> None:
+    """EINVAL of a file in the folder of the site; without a file it may be a wrong argument."""
+    error = OSError(errno.EINVAL, "Invalid argument", "/mnt/site/report.html")
+    text = _refusal_of_the_system(error)
+    assert text is not None
+    assert text.startswith("Invalid argument (/mnt/site/report.html). Its file system")
+    assert _refusal_of_the_system(OSError(errno.EINVAL, "Invalid argument")) is None
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from absurd_contimg.forked_children import close_lock, withhold_lock
 from absurd_contimg.owned_folders import MARK_NAME, Mark, remove_tree, take_folder
 from absurd_contimg.products.files import tracked_files
 from absurd_contimg.regular_files import UnsuitableFileError, read_json
+from absurd_contimg.whole_files import failures_of, flush
 
 _COPIED_AT_ONCE_BYTES = 1_048_576
 _LOCK_MODE = 0o600
@@ -78,7 +79,7 @@ class FileSystem(Protocol):
         """As `owned_folders.remove_tree`; the folder may still be written to."""
 
     def flush(self, path: Path) -> None:
-        """Write a file's data, or a folder's list of names, from the cache to the disk."""
+        """As `whole_files.flush`."""
 
     def flush_tree(self, folder: Path) -> None:
         """`flush` a folder and everything in it."""
@@ -139,7 +140,7 @@ class _LocalFileSystem:
 
     def write_json(self, path: Path, value: Json) -> None:
         partial = path.with_name(path.name + ".partial")
-        with partial.open("w", encoding="utf-8") as file:
+        with failures_of(path), partial.open("w", encoding="utf-8") as file:
             json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
             file.flush()
             os.fsync(file.fileno())
@@ -148,8 +149,9 @@ class _LocalFileSystem:
     def copy_file(self, source: Path, target: Path) -> None:
         with source.open("rb") as reader, target.open("xb") as writer:
             shutil.copyfileobj(reader, writer, _COPIED_AT_ONCE_BYTES)
-            writer.flush()
-            os.fsync(writer.fileno())
+            with failures_of(target):
+                writer.flush()
+                os.fsync(writer.fileno())
 
     def make_folder(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -170,11 +172,7 @@ class _LocalFileSystem:
         remove_tree(folder, mark)
 
     def flush(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush(path)
 
     def flush_tree(self, folder: Path) -> None:
         for parent, _, files in os.walk(folder, topdown=False):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from absurd_contimg.file_owners import SITE_NAME
 from absurd_contimg.regular_files import UnsuitableFileError, read_json
+from absurd_contimg.whole_files import failures_of
 
 _PRODUCT = "absurd-contimg"
 _IDENTITY = re.compile("[0-9a-f]{16}")
@@ -94,7 +95,7 @@ def _write_partial(folder: Path, content: SiteFile) -> Path:
     if content.registry is not None:
         values |= {"registry": content.registry, "databases": dict(content.databases)}
     try:
-        with partial.open("x", encoding="utf-8") as file:
+        with failures_of(folder / SITE_NAME), partial.open("x", encoding="utf-8") as file:
             json.dump(values, file)
             file.flush()
             os.fsync(file.fileno())

@@ -245,6 +245,9 @@ def _has_current_folder() -> bool:
     return True
 
 
+_NOT_OFFERED = (
+    "Its file system does not offer what this needs: contimg doctor tries it. Use another one."
+)
 _LIMITS: dict[int, str] = {
     errno.EFBIG: "Raise the limit of the size of a file: ulimit -f.",
     errno.EMFILE: "Raise the limit of open files: ulimit -n.",
@@ -259,6 +262,7 @@ _LIMITS: dict[int, str] = {
     errno.ELOOP: "Its links lead in a circle.",
     errno.ENAMETOOLONG: "Use a shorter name.",
     errno.ENOTDIR: "A part of the path is no folder.",
+    errno.ENOTSUP: _NOT_OFFERED,
 }
 """What to do about errors of the operating system that are nobody's mistake in this package."""
 
@@ -274,9 +278,11 @@ def _refusal_of_the_system(error: Exception) -> str | None:
     if isinstance(error, ImportError):
         return _refusal_to_load(error)
     advice = _LIMITS.get(error.errno or 0) if isinstance(error, OSError) else None
+    name = error.filename if isinstance(error, OSError) else None
+    if type(error) is OSError and error.errno == errno.EINVAL and name is not None:
+        advice = _NOT_OFFERED  # without a file, it may be a wrong argument of ours
     if advice is None:
         return None
-    name = cast(OSError, error).filename
     place = "" if name is None else f" ({one_line(os.fsdecode(name))})"
     return f"{one_line(cast(OSError, error).strerror or error)}{place}. {advice}"
 

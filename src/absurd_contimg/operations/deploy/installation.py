@@ -17,6 +17,7 @@ from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.deploy.environment import environment_file, read_installed
 from absurd_contimg.operations.deploy.units import MARK, DeployedSite, render_units
 from absurd_contimg.settings import Settings
+from absurd_contimg.whole_files import failures_of
 
 ENVIRONMENT_FILE = Path("/etc/dsa110-contimg/contimg.env")
 _UNIT_FOLDER = Path("/etc/systemd/system")
@@ -158,7 +159,8 @@ def _write(file: PlannedFile, user: str) -> None:
     partial = file.path.with_name(f".{file.path.name}.partial")
     partial.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    with open(os.open(partial, flags, file.mode), "w", encoding="utf-8") as stream:
+    descriptor = os.open(partial, flags, file.mode)
+    with failures_of(file.path), open(descriptor, "w", encoding="utf-8") as stream:
         os.fchmod(stream.fileno(), file.mode)
         if file.mode == _SECRET_MODE and os.geteuid() == 0:
             account = pwd.getpwnam(user)

@@ -76,6 +76,7 @@ from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.tables import ALL_TABLES
 from absurd_contimg.registry.trouble import trouble_of_file
 from absurd_contimg.secrets import mask, without_secrets
+from absurd_contimg.whole_files import failures_of, flush
 
 _MARK = Mark("backup", "contimg backup")
 _VARIABLES = {"absurd": OF_TASKS, "contimg": "PIPELINE_PRODUCTS_DB"}
@@ -141,13 +142,14 @@ def make_backup(database_url: str, registry_url: str, folder: Path, now: datetim
         files = {path.name: digest(path) for path in sorted(partial.iterdir())}
         made_at = now.astimezone(UTC).isoformat(timespec="seconds")
         made = Backup(FORMAT, made_at, files, {k: v for k, v in left_out.items() if v})
-        (partial / NOTE).write_text(json.dumps(asdict(made), indent=1))
+        with failures_of(folder):
+            (partial / NOTE).write_text(json.dumps(asdict(made), indent=1))
         for path in partial.iterdir():
             path.chmod(_FILE_MODE)
-            _flush(path)
-        _flush(partial)
+            flush(path)
+        flush(partial)
         os.rename(partial, folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     return made
 
 
@@ -427,11 +429,3 @@ def _remedy(program: str, words: str) -> str:
 def _parameters(url: str) -> tuple[dict[str, str], str | None]:
     with Session.connect(url, autocommit=True) as session:
         return program_parameters(session)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
