@@ -198,6 +198,8 @@ def test_what_a_file_system_does_not_offer_is_one_sentence() -> None:
     assert text is not None
     assert text.startswith("Invalid argument (/mnt/site/report.html). Its file system")
     assert _refusal_of_the_system(OSError(errno.EINVAL, "Invalid argument")) is None
+    lock = _refusal_of_the_system(OSError(errno.ENOLCK, "No locks available", "/mnt/s/.lock"))
+    assert "The mount of /mnt/s has no file locks" in str(lock)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import subprocess
@@ -26,6 +27,7 @@ from absurd_contimg.errors import AwayError, RegistryAwayError
 from absurd_contimg.registry import GroupStatus, Registry, database
 from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.models import ObservationGroup
+from absurd_contimg.registry.trouble import trouble_of_file
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 
@@ -108,6 +110,32 @@ def test_row_of_another_version_is_told(tmp_path: Path, column: str, value: str)
         RegistryAwayError, match=rf"cannot be read: .*row G, column {column}: .* Use the"
     ):
         IngestionTables(registry.database).groups_between("A", "Z")
+
+
+@pytest.mark.parametrize("error", [
+    sqlite3.OperationalError("database is locked"),
+    sqlite3.OperationalError("disk I/O error"),
+    OSError(errno.ENOLCK, "No locks available"),
+])  # fmt: skip
+def test_a_mount_without_locks_is_named_where_nobody_holds_one(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite says of it that the database is locked: there was nobody to wait for."""
+    path = str(tmp_path / "registry.sqlite3")
+    assert "has no file locks" not in str(trouble_of_file(path, sqlite3.OperationalError("locked")))
+    monkeypatch.setattr("fcntl.lockf", raising(errno.ENOLCK))
+    trouble = trouble_of_file(path, error)
+    assert f"The mount of {tmp_path} has no file locks. Mount it with them (NFS:" in trouble.remedy
+    assert "put the state folder on a local disk" in trouble.remedy
+    assert "fuser" not in trouble.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
+def raising(number: int) -> Callable[..., None]:
+    def call(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
 
 
 def test_locked_registry_makes_work_wait(tmp_path: Path) -> None:

@@ -214,10 +214,13 @@ class _LocalFileSystem:
                 os.close(descriptor)
                 return None
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                with failures_of(path):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
                 os.close(descriptor)
-                return None
+                if isinstance(error, BlockingIOError):
+                    return None
+                raise
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                     withhold_lock(descriptor)
@@ -244,7 +247,8 @@ class _LocalFileSystem:
             if status.st_mode & ~stat.S_IFMT(status.st_mode) & ~_LOCK_MODE and not status.st_size:
                 with suppress(OSError):  # of an earlier version, or another user's
                     os.fchmod(descriptor, _LOCK_MODE)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with failures_of(path):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)

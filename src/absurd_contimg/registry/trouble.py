@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absurd_contimg.errors import AwayError, RegistryAwayError, RegistryDamagedError
+from absurd_contimg.file_locks import advice_without_locks, has_no_locks, missing_locks
 from absurd_contimg.file_owners import can_use, explain_refusal
 from absurd_contimg.products.filesystem import LOCAL
 
@@ -19,6 +20,8 @@ REBUILD = "Move away what is left of it, restart the workers, then: contimg regi
 _FULL_BYTES = 1_000_000
 """With less free space a disk counts as full where the registry cannot be used."""
 
+_OF_LOCKS = re.compile(r"locked|disk I/O error")
+"""What SQLite says, too, where the mount has no locks, though nobody holds one."""
 _DAMAGED_FILE = re.compile(r"not a database|malformed|no such (table|column)")
 _DAMAGED_TABLES = ("3F000", "42P01", "42703")
 """SQLSTATEs: no schema, no table, no column."""
@@ -40,7 +43,9 @@ def trouble_of_file(path: str, error: BaseException | None) -> AwayError:
         return RegistryDamagedError(path, text, REBUILD)
     if _is_disk_full(path):
         return RegistryAwayError(path, f"{text} Its disk is full.", "Free space on it.")
-    if "locked" in reason:
+    if has_no_locks(error) or (_OF_LOCKS.search(reason) and _lacks_locks(path)):
+        remedy = advice_without_locks(Path(path).parent)
+    elif "locked" in reason:
         remedy = f"Wait for the process that holds its lock, or name it: fuser -v {path}"
     elif (refused := _refused_path(path, error)) is not None:
         number = error.errno if isinstance(error, OSError) else errno.EACCES
@@ -90,6 +95,13 @@ def _refused_path(path: str, error: BaseException | None) -> Path | None:
     names = (file.name, f"{file.name}-wal", f"{file.name}-shm")
     places = (file.parent, *(file.with_name(name) for name in names))
     return next((place for place in places if not can_use(place)), None)
+
+
+def _lacks_locks(path: str) -> bool:
+    try:
+        return bool(missing_locks(Path(path).parent))
+    except OSError:  # nothing can be tried there
+        return False
 
 
 def _is_disk_full(path: str) -> bool:

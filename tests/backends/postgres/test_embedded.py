@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import re
@@ -658,6 +659,21 @@ def test_words_of_the_machine_are_known(output: str, says: str | None) -> None:
     """Those of limits that root does not have are not met here."""
     refusal = server_programs.refusal_of_machine(f"starting\n{output}\n")
     assert refusal is None if says is None else says in str(refusal)
+
+
+def test_a_mount_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was ``No locks available`` and nothing to do; also where no server is to start."""
+
+    def flock(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    for name in ("users.lock", "server.lock"):
+        (tmp_path / name).touch(mode=0o600)
+    server = EmbeddedPostgres(tmp_path, durable=False)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for use in (server.start, server.is_used, server.require_not_elsewhere):
+        with pytest.raises(EmbeddedPostgresError, match=f"mount of {tmp_path} has no .*local disk"):
+            use()
 
 
 def test_a_lock_that_somebody_keeps_is_named_within_a_bound(

@@ -29,7 +29,12 @@ from psycopg import sql
 
 from absurd_contimg.backends.postgres.cluster_folder import refusal_of_cluster
 from absurd_contimg.backends.postgres.database_errors import has_lost_memory, unavailable
-from absurd_contimg.backends.postgres.server_process import CHANGE_SECONDS, ServerProcess, try_lock
+from absurd_contimg.backends.postgres.server_process import (
+    CHANGE_SECONDS,
+    ServerProcess,
+    try_lock,
+    unusable,
+)
 from absurd_contimg.backends.postgres.server_programs import (
     EmbeddedPostgresError,
     ProgramFailed,
@@ -56,9 +61,6 @@ _SOCKET_FOLDER_BYTES_MAX = 92
 _ELSEWHERE = (
     "Give another state folder by --state-dir, which counts beside --folder too, or without "
     "--folder by PIPELINE_STATE_DIR; or set ABSURD_DATABASE_URL to a server of your own."
-)
-_MOUNT = (
-    "Mount its file system for writing; one with errors is made read-only by the kernel (dmesg)."
 )
 _ACCESS = "local all all scram-sha-256\n"
 """All of ``pg_hba.conf``: Unix socket, password."""
@@ -168,7 +170,7 @@ class EmbeddedPostgres:
         except FileNotFoundError:
             return False
         try:
-            return not try_lock(users, fcntl.LOCK_EX)
+            return not try_lock(users, fcntl.LOCK_EX, self._folder / _USERS)
         finally:
             os.close(users)
 
@@ -411,11 +413,7 @@ class EmbeddedPostgres:
         except OSError as error:
             if isinstance(error, PermissionError):
                 self._check_owner()
-            path = error.filename or self._folder
-            text = f"The embedded server cannot use {path}: {error.strerror}."
-            if error.errno == errno.EROFS:
-                text = f"{text} {_MOUNT}"
-            raise EmbeddedPostgresError(text) from error
+            raise unusable(Path(error.filename or self._folder / "lock"), error) from error
 
     def _check_owner(self) -> None:
         """Refuse files of another user: this one may not use them, or root would make more."""

@@ -7,6 +7,7 @@ server hold one lock.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from absurd_contimg.backends.postgres.server_programs import EmbeddedPostgresError
+from absurd_contimg.file_locks import advice_without_locks, has_no_locks
 from absurd_contimg.file_owners import explain_refusal
 
 CHANGE_SECONDS = 60.0
@@ -24,6 +26,9 @@ _LAST_PROCESS_SECONDS = 15.0
 _POLL_SECONDS = 0.05
 _WANTED = "started"
 """There from the start of the server until somebody stops it, also while it does not run."""
+_MOUNT = (
+    "Mount its file system for writing; one with errors is made read-only by the kernel (dmesg)."
+)
 _NOBODY = "0"
 """The number of no process."""
 
@@ -108,7 +113,7 @@ class ServerProcess:
     def _wait_for(self, lock: int, kind: int) -> None:
         """Wait for the lock of the server; a shared one not while a server of ours lives."""
         give_up = time.monotonic() + _LAST_PROCESS_SECONDS
-        while not try_lock(lock, kind):
+        while not try_lock(lock, kind, self._lock):
             if kind == fcntl.LOCK_SH and self.lives():
                 return
             self._require_readable()
@@ -152,10 +157,25 @@ class ServerProcess:
         return lines if lines and lines[0].isdecimal() else [_NOBODY]
 
 
-def try_lock(descriptor: int, kind: int) -> bool:
-    """Whether the lock could be had at once."""
+def try_lock(descriptor: int, kind: int, path: Path) -> bool:
+    """Whether the lock of an open file could be had at once.
+
+    Raises `EmbeddedPostgresError` where its mount has no locks.
+    """
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise unusable(path, error) from error
     return True
+
+
+def unusable(path: Path, error: OSError) -> EmbeddedPostgresError:
+    """The error of a server that cannot use one of its files."""
+    text = f"The embedded server cannot use {path}: {error.strerror}."
+    if error.errno == errno.EROFS:
+        text = f"{text} {_MOUNT}"
+    if has_no_locks(error):
+        text = f"{text} {advice_without_locks(path.parent)}"
+    return EmbeddedPostgresError(text)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from inspect import cleandoc
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import typer
 from rich.text import Text
@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import SettingError, UserError
+from absurd_contimg.file_locks import advice_without_locks
 from absurd_contimg.file_owners import explain_refusal
 from absurd_contimg.operations.cli import (  # noqa: F401 - register their commands
     alerts,
@@ -263,6 +264,7 @@ _LIMITS: dict[int, str] = {
     errno.ENAMETOOLONG: "Use a shorter name.",
     errno.ENOTDIR: "A part of the path is no folder.",
     errno.ENOTSUP: _NOT_OFFERED,
+    errno.ENOSYS: _NOT_OFFERED,
 }
 """What to do about errors of the operating system that are nobody's mistake in this package."""
 
@@ -277,14 +279,19 @@ def _refusal_of_the_system(error: Exception) -> str | None:
         return f"{one_line(error)}. {_LIMITS[errno.ELOOP]}"  # of pathlib before Python 3.13
     if isinstance(error, ImportError):
         return _refusal_to_load(error)
-    advice = _LIMITS.get(error.errno or 0) if isinstance(error, OSError) else None
-    name = error.filename if isinstance(error, OSError) else None
+    return _refusal_of_file(error) if isinstance(error, OSError) else None
+
+
+def _refusal_of_file(error: OSError) -> str | None:
+    advice, name = _LIMITS.get(error.errno or 0), error.filename
     if type(error) is OSError and error.errno == errno.EINVAL and name is not None:
         advice = _NOT_OFFERED  # without a file, it may be a wrong argument of ours
+    if name is not None and error.errno == errno.ENOLCK:
+        advice = advice_without_locks(Path(os.fsdecode(name)).parent, "put it on a local disk")
     if advice is None:
         return None
     place = "" if name is None else f" ({one_line(os.fsdecode(name))})"
-    return f"{one_line(cast(OSError, error).strerror or error)}{place}. {advice}"
+    return f"{one_line(error.strerror or error)}{place}. {advice}"
 
 
 def _refusal_to_load(error: ImportError) -> str | None:
