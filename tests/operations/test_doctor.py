@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,7 @@ from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.disk_usage import DiskUsage, size_text
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.doctor import Finding, diagnose, doctor, software, table_locks
+from absurd_contimg.operations.doctor.memory import memory, memory_limit_bytes
 from absurd_contimg.operations.services.disk_guard import DiskGuard
 from absurd_contimg.science.catalogue import SkySource, write_catalogue
 from absurd_contimg.settings import load_settings
@@ -207,6 +210,64 @@ def test_a_folder_on_a_read_only_disk_is_to_be_mounted(site: dict[str, Any]) -> 
     assert "chown" not in finding.remedy
 
 
+def refusing(number: int) -> Callable[..., None]:
+    def call(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.usefixtures("_no_software")
+@pytest.mark.parametrize(
+    ("call", "number", "lacking", "words"),
+    [
+        ("fcntl.flock", errno.ENOLCK, ("output", "scratch", "state"), "no file locks (flock)"),
+        ("fcntl.lockf", errno.ENOTSUP, ("scratch", "state"), "no file locks (fcntl)"),
+        ("os.symlink", errno.EPERM, ("scratch",), "no symbolic links (Operation not permitted)"),
+        ("os.fsync", errno.EINVAL, ("output", "scratch", "state"), "fsync (Invalid argument)"),
+    ],
+)
+def test_what_a_file_system_lacks_is_a_finding(
+    call: str,
+    number: int,
+    lacking: tuple[str, ...],
+    words: str,
+    site: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By name, in each folder that needs it, and no file is left."""
+    before = sorted(tmp_path.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(call, refusing(number))
+        findings = diagnose(site, [])
+    for name in ("output", "scratch", "state"):
+        finding = find(findings, f"file system of {name}_dir")
+        assert finding.ok == (name not in lacking)
+        if name in lacking:
+            assert words in finding.finding
+            assert f"PIPELINE_{name.upper()}_DIR" in finding.remedy
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_a_file_system_that_syncs_no_folders_is_noted(
+    site: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is used: Postgres, too, does without."""
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            refusing(errno.EINVAL)()
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    finding = find(diagnose(site, []), "file system of state_dir")
+    assert finding.ok
+    assert "folders cannot be written to the disk (Invalid argument)" in finding.finding
+
+
 @pytest.mark.usefixtures("_no_software")
 def test_folder_that_is_not_writable_is_a_finding(
     site: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -251,17 +312,43 @@ def test_only_a_python_with_a_working_casa_wheel_passes(version: tuple[int, ...]
 
 @pytest.mark.parametrize(
     ("available_gib", "limit", "ok", "expected"),
-    [(8, "max", True, "8.0 GiB"), (3, "max", False, "3.0 GiB"), (8, str(2**31), False, "2.0 GiB")],
+    [(8, None, True, "8.0 GiB"), (3, None, False, "3.0 GiB"), (8, 2**31, False, "2.0 GiB")],
 )
 def test_too_little_memory_is_a_finding(
-    available_gib: int, limit: str, ok: bool, expected: str
+    available_gib: int, limit: int | None, ok: bool, expected: str
 ) -> None:
     """Of the machine, or of the container."""
     meminfo = f"MemTotal: {16 * 2**20} kB\nMemAvailable: {available_gib * 2**20} kB\n"
-    finding = doctor._memory(meminfo, limit)
+    finding = memory(meminfo, limit)
     assert finding.ok == ok
     assert expected in finding.finding
     assert ok or "--concurrency 1" in finding.remedy
+
+
+@pytest.mark.parametrize(("own", "limits", "expected"), [
+    ("0::/a/b", {"a/b": ("memory.max", "max"), "a": ("memory.max", "3000")}, 3000),
+    ("0::/a", {"a": ("memory.max", "2000"), ".": ("memory.max", "9000")}, 2000),
+    ("0::/", {".": ("memory.max", "4000")}, 4000),  # in a container with a namespace
+    ("0::/a\n3:memory,hugetlb:/x:y/z", {"memory/x:y": ("memory.limit_in_bytes", "5000")}, 5000),
+    ("2:memory:/docker/1", {"memory": ("memory.limit_in_bytes", "6000")}, 6000),  # one without
+    ("2:cpu:/a\n0::/", {"cpu/a": ("memory.limit_in_bytes", "1")}, None),
+])  # fmt: skip
+def test_the_smallest_limit_of_the_own_control_group_and_those_above_counts(
+    own: str, limits: dict[str, tuple[str, str]], expected: int | None, tmp_path: Path
+) -> None:
+    """The doctor looked at the root's alone: 22 GiB were available in a group of 3 GiB."""
+    (tmp_path / "own").write_text(f"{own}\n")
+    groups = tmp_path / "groups"
+    (groups / "other").mkdir(parents=True)
+    (groups / "other/memory.max").write_text("1\n")
+    for name, (file, text) in limits.items():
+        (groups / name).mkdir(parents=True, exist_ok=True)
+        (groups / name / file).write_text(f"{text}\n")
+    assert memory_limit_bytes(groups, tmp_path / "own") == expected
+
+
+def test_memory_without_control_groups_is_not_limited(tmp_path: Path) -> None:
+    assert memory_limit_bytes(tmp_path, tmp_path / "absent") is None
 
 
 @pytest.mark.parametrize(

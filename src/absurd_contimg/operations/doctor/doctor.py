@@ -35,6 +35,8 @@ from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.execution.disk_marks import Watermarks
 from absurd_contimg.execution.disk_usage import MOUNT_FOR_WRITING, disk_usage, size_text
 from absurd_contimg.ingest.spawn import find_catalog
+from absurd_contimg.operations.doctor.file_system import file_system
+from absurd_contimg.operations.doctor.memory import memory
 from absurd_contimg.operations.doctor.rights import lacking_rights
 from absurd_contimg.operations.doctor.site_folders import (
     folder_names,
@@ -53,18 +55,15 @@ from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.secrets import NO_VALID_URL, shown_connection
 from absurd_contimg.settings import Settings, load_settings
 
-MEMORY_GIB_MIN = 4.0
-"""As the health check of the previous pipeline (docs/telescope.md)."""
 OPEN_FILES_MIN = 4096
 """CASA keeps many tables open; the limit in the unit file of the telescope's scheduler."""
 
 _PYTHONS = ((3, 11), (3, 13))
-_GIB = 1024**3
 
 
 def diagnose(overrides: Mapping[str, Any], assignments: Sequence[str]) -> list[Finding]:
     """Check this machine in about 6 s; findings in the order in which to solve them."""
-    findings = [_python(), _memory(), _open_files(), _file_locking()]
+    findings = [_python(), memory(), _open_files(), _file_locking()]
     checks: list[Callable[[], list[Finding]]]
     try:
         settings = load_settings(overrides, assignments)
@@ -92,28 +91,6 @@ def _python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
     number = ".".join(str(part) for part in version)
     text = f"{number} at {sys.executable}; CASA works on 3.11 and 3.13 only."
     return Finding(version[:2] in _PYTHONS, "Python", text, "make PYTHON=/path/to/python3.11")
-
-
-def _memory(meminfo: str | None = None, limit: str | None = None) -> Finding:
-    text = Path("/proc/meminfo").read_text() if meminfo is None else meminfo
-    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines() if line}
-    total = kilobytes["MemTotal"] / 1024**2
-    free = kilobytes["MemAvailable"] / 1024**2
-    if limit is None:
-        path = Path("/sys/fs/cgroup/memory.max")
-        limit = path.read_text().strip() if path.is_file() else "max"
-    note = ""
-    if limit.isdecimal() and int(limit) / _GIB < total:
-        total = int(limit) / _GIB
-        note = " (a limit of this container)"
-        free = min(free, total)
-    return Finding(
-        free >= MEMORY_GIB_MIN,
-        "memory",
-        f"{free:.1f} GiB available of {total:.1f} GiB{note}.",
-        "Stop other programs (ps aux --sort=-rss | head), or run one worker with "
-        f"--concurrency 1. A stage needs up to {MEMORY_GIB_MIN:.0f} GiB.",
-    )
 
 
 def _open_files() -> Finding:
@@ -150,9 +127,9 @@ def _folders(settings: Settings) -> list[Finding]:
     return [
         *folder_names(paths),
         _input_folder(paths.input_dir),
-        _writable_folder("output_dir", paths.output_dir),
-        _writable_folder("scratch_dir", paths.scratch_dir),
-        _writable_folder("state_dir", paths.state_dir),
+        *_own_folder("output_dir", paths.output_dir),
+        *_own_folder("scratch_dir", paths.scratch_dir),
+        *_own_folder("state_dir", paths.state_dir),
         location,
         *folders_of_products(paths.output_dir),
         *publish_folder(settings),
@@ -173,6 +150,11 @@ def _input_folder(folder: Path) -> Finding:
         "Set PIPELINE_INPUT_DIR (or --input-dir) to the folder of the sub-bands, or make test "
         f"data: contimg synth {folder}",
     )
+
+
+def _own_folder(name: str, folder: Path) -> list[Finding]:
+    writable = _writable_folder(name, folder)
+    return [writable, file_system(name, _existing(folder))] if writable.ok else [writable]
 
 
 def _writable_folder(name: str, folder: Path) -> Finding:
