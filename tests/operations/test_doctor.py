@@ -33,6 +33,7 @@ from absurd_contimg.execution.disk_usage import DiskUsage, size_text
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.doctor import Finding, diagnose, doctor, software, table_locks
 from absurd_contimg.operations.doctor.memory import memory, memory_limit_bytes
+from absurd_contimg.operations.doctor.software import shadowed_software
 from absurd_contimg.operations.services.disk_guard import DiskGuard
 from absurd_contimg.science.catalogue import SkySource, write_catalogue
 from absurd_contimg.settings import load_settings
@@ -144,6 +145,55 @@ def test_casa_on_a_full_disk_is_one_sentence(small_disk: Path) -> None:
     (finding,) = software.stage_software([small_disk])
     assert "No space left on device" in finding.finding
     assert len(finding.finding) < 400
+
+
+def shadow(folder: Path, module: str, text: str) -> dict[str, str]:
+    """An environment whose PYTHONPATH has another package of that name."""
+    (folder / "other" / module).mkdir(parents=True)
+    (folder / "other" / module / "__init__.py").write_text(text)
+    return {**os.environ, "PYTHONPATH": str(folder / "other"), "COLUMNS": "1000"}
+
+
+@pytest.mark.parametrize(("module", "text"), [
+    ("absurd_sdk", "__version__ = '0.1'"),  # an older one, needed to start
+    ("numpy", "raise RuntimeError('built for another Python')"),
+    ("typer", "def ("),
+])  # fmt: skip
+def test_a_doctor_that_pythonpath_keeps_from_starting_says_so(
+    module: str, text: str, tmp_path: Path
+) -> None:
+    """It was a traceback."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "absurd_contimg.operations", "doctor"],
+        env=shadow(tmp_path, module, text),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    place = tmp_path / "other" / module / "__init__.py"
+    assert shown.returncode == 1
+    assert f"PYTHONPATH={tmp_path / 'other'} puts another {module} ({place})" in shown.stderr
+    assert "unset PYTHONPATH" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_shadowed_software_of_the_stages_is_not_to_be_installed_again(
+    site: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That cannot help: Python finds the other one first."""
+    environment = shadow(tmp_path, "casatasks", "raise ImportError('of another CASA')")
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    findings = diagnose(site, [])
+    casa = find(findings, "CASA")
+    assert "of another CASA" in casa.finding
+    assert "casatasks" in find(findings, "PYTHONPATH").finding
+    for finding in (casa, find(findings, "PYTHONPATH")):
+        assert not finding.ok
+        assert "unset PYTHONPATH" in finding.remedy
+        assert "force-reinstall" not in finding.remedy
+    (tmp_path / "other/casatasks").rename(tmp_path / "other/of_mine")
+    assert shadowed_software() == []
 
 
 @pytest.mark.usefixtures("_no_software")

@@ -30,8 +30,11 @@ def main() -> None:
     ]
     for number in ours:
         signal.signal(number, _end)
-    from absurd_contimg.operations.cli.main import main as run  # noqa: PLC0415 - see above
-
+    try:
+        from absurd_contimg.operations.cli.main import main as run  # noqa: PLC0415 - see above
+    except Exception as error:
+        _end_if_shadowed(error)
+        raise
     for number in ours:
         is_interrupt = number == signal.SIGINT  # asyncio wants Python's own
         signal.signal(number, signal.default_int_handler if is_interrupt else _interrupt)
@@ -46,6 +49,15 @@ def main() -> None:
     finally:
         for number in ours:  # what still runs at exit needs no traceback either
             signal.signal(number, _end)
+
+
+def _end_if_shadowed(error: Exception) -> None:
+    """End in one message where PYTHONPATH puts another package before one that is needed."""
+    from absurd_contimg.shadowed_modules import shadow_behind  # noqa: PLC0415 - see above
+
+    if (behind := shadow_behind(error)) is not None:
+        os.write(2, f"contimg: {' '.join(behind)}\n".encode(errors="backslashreplace"))
+        raise SystemExit(1) from error
 
 
 def _receive_signals() -> None:

@@ -58,6 +58,7 @@ from absurd_contimg.operations.console import (
     one_line,
     require_output,
 )
+from absurd_contimg.shadowed_modules import shadow_behind
 
 _EXTRAS = {
     **dict.fromkeys(("scipy", "astropy", "erfa", "pyuvdata", "h5py", "casacore"), "casa"),
@@ -224,6 +225,9 @@ def _run() -> None:
         raise
     except Exception as error:
         _raise_named(error)
+        behind = None if isinstance(error, UserError | BackendError) else shadow_behind(error)
+        if behind is not None:
+            raise SettingError(*behind) from error
         raise
 
 

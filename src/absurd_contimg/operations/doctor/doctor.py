@@ -44,7 +44,7 @@ from absurd_contimg.operations.doctor.site_folders import (
     own_site,
     publish_folder,
 )
-from absurd_contimg.operations.doctor.software import Finding, stage_software
+from absurd_contimg.operations.doctor.software import Finding, shadowed_software, stage_software
 from absurd_contimg.operations.doctor.table_locks import table_locks
 from absurd_contimg.operations.doctor.waiting_work import lack_of_space, notes_of_workers
 from absurd_contimg.products.store import broken_link
@@ -63,7 +63,7 @@ _PYTHONS = ((3, 11), (3, 13))
 
 def diagnose(overrides: Mapping[str, Any], assignments: Sequence[str]) -> list[Finding]:
     """Check this machine in about 6 s; findings in the order in which to solve them."""
-    findings = [_python(), memory(), _open_files(), _file_locking()]
+    findings = [_python(), *shadowed_software(), memory(), _open_files(), _file_locking()]
     checks: list[Callable[[], list[Finding]]]
     try:
         settings = load_settings(overrides, assignments)

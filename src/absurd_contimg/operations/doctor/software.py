@@ -20,6 +20,7 @@ from absurd_contimg.execution.logs import severe_messages
 from absurd_contimg.operations.console import one_line
 from absurd_contimg.owned_folders import Mark, temporary_folder
 from absurd_contimg.secrets import without_secrets
+from absurd_contimg.shadowed_modules import pythonpath_problem
 
 _MARK = Mark("doctor", "contimg doctor")
 PROBE_SECONDS = 60.0
@@ -124,6 +125,12 @@ def _probe(
     return f"exit code {done.returncode}: {errors[-1] if errors else 'no message'}"
 
 
+def shadowed_software() -> list[Finding]:
+    """A finding where PYTHONPATH puts other modules before those of this installation."""
+    problem = pythonpath_problem()
+    return [] if problem is None else [Finding(False, "PYTHONPATH", *problem)]
+
+
 def _imports(name: str, answer: dict[str, Any] | str) -> Finding:
     if isinstance(answer, str):
         return Finding(
@@ -131,7 +138,9 @@ def _imports(name: str, answer: dict[str, Any] | str) -> Finding:
             name,
             f"Does not import: {answer[:300]}.",
             f"{sys.executable} -m pip install --force-reinstall 'absurd-contimg[casa]'; if it "
-            "only took too long, check the disk and the load (uptime), then repeat.",
+            "only took too long, check the disk and the load (uptime), then repeat."
+            if (shadowed := pythonpath_problem()) is None
+            else shadowed[1],
         )
     versions = ", ".join(f"{package} {version}" for package, version in answer["versions"].items())
     return Finding(True, name, f"Imports in its own process: {versions}.")
