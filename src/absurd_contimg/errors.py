@@ -158,6 +158,10 @@ class RegistryAwayError(AwayError):
     """The registry does not answer: locked, read-only, its disk full, its server away."""
 
 
+class RegistryUnconfirmedError(RegistryAwayError):
+    """The registry has not confirmed a change, which may be made all the same."""
+
+
 class RegistryDamagedError(AwayError):
     """The registry's file or tables are gone or damaged."""
 

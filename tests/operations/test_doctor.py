@@ -22,6 +22,7 @@ from typing import Any
 import psycopg
 import pytest
 from small_disk import make_read_only, mounted
+from standby import standby_gone
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, embedded, server_process
@@ -487,6 +488,21 @@ def test_a_lock_that_somebody_keeps_is_a_finding(
     assert not finding.ok
     assert f"held by session {pid} of user postgres" in finding.finding
     assert "pg_terminate_backend" in finding.remedy
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_a_synchronous_standby_that_is_gone_is_a_finding(
+    site: dict[str, Any], database_url: str
+) -> None:
+    """Every change waits for it, and all that the doctor asks is answered."""
+    durable = f"{database_url}&options=-csynchronous_commit%3Don"  # as in production
+    with standby_gone(database_url):
+        finding = find(diagnose(site | {"database_url": durable}, []), "standby")
+        relaxed = diagnose(site | {"database_url": database_url}, [])
+    assert not finding.ok
+    assert "synchronous_standby_names = 'gone'" in finding.finding
+    assert "alter system set synchronous_standby_names = ''" in finding.remedy
+    assert "standby" not in {finding.check for finding in relaxed}
 
 
 @pytest.mark.usefixtures("_no_software")

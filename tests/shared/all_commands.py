@@ -38,6 +38,8 @@ def shorten_waits() -> None:
     """In a fork: a command waits for a second, or less, where it waits for half a minute."""
     values: tuple[tuple[str, Any], ...] = (
         ("backends.postgres.connections._CALL_SECONDS", 1.5),
+        ("backends.postgres.connections.COMMIT_SECONDS", 0.5),
+        ("backends.postgres.sessions.COMMIT_SECONDS", 0.5),
         ("backends.postgres.lock_holders._ANSWER_SECONDS", 1.0),
         ("backends.postgres.schema._BOUND", "set local lock_timeout = '500ms'"),
         ("registry.database._BUSY_SECONDS", 0.3),

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 from small_disk import mounted
+from standby import standby_gone
 from troubled_site import DATABASE, ROLE, TroubledSite
 
 Outage = Callable[[TroubledSite], AbstractContextManager[None]]
@@ -30,6 +31,15 @@ def server_away(site: TroubledSite) -> Iterator[None]:
         yield
     finally:
         moved.rename(socket)
+
+
+@contextmanager
+def no_standby(site: TroubledSite) -> Iterator[None]:
+    """Every commit waits for a synchronous standby."""
+    durable = f"alter role {ROLE} set synchronous_commit = on"
+    relaxed = f"alter role {ROLE} reset synchronous_commit"
+    with changed_by(durable, relaxed)(site), standby_gone(site.server.url("postgres")):
+        yield
 
 
 def changed_by(statement: str, back: str) -> Outage:

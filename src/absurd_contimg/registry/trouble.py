@@ -7,7 +7,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absurd_contimg.errors import AwayError, RegistryAwayError, RegistryDamagedError
+from absurd_contimg.errors import (
+    AwayError,
+    RegistryAwayError,
+    RegistryDamagedError,
+    RegistryUnconfirmedError,
+)
 from absurd_contimg.file_locks import advice_without_locks, has_no_locks, missing_locks
 from absurd_contimg.file_owners import can_use, explain_refusal
 from absurd_contimg.products.filesystem import LOCAL
@@ -60,22 +65,27 @@ def trouble_of_file(path: str, error: BaseException | None) -> AwayError:
 def trouble_of_server(place: str, url: str, schema: str, error: psycopg.Error) -> AwayError:
     """Of a registry in Postgres; asks the server for the holders of a lock that was waited for."""
     from absurd_contimg.backends.postgres.database_errors import (  # noqa: PLC0415 - slow
+        MAY_BE_MADE,
         one_line,
         remedy_of_refusal,
         unset_variables,
     )
     from absurd_contimg.backends.postgres.lock_holders import (  # noqa: PLC0415 - slow
-        find_lock_holders_now,
-        name_holders,
+        explain_wait_now,
+    )
+    from absurd_contimg.backends.postgres.synchronous_standby import (  # noqa: PLC0415 - slow
+        CommitUnconfirmed,
     )
 
     words = one_line(error.diag.message_primary or str(error).strip() or type(error).__name__)
     text = f"The registry {place} cannot be used: {words}."
+    if isinstance(error, CommitUnconfirmed):
+        return RegistryUnconfirmedError(place, f"{text} {MAY_BE_MADE}", error.remedy)
     if error.sqlstate in _DAMAGED_TABLES:
         return RegistryDamagedError(place, text, REBUILD)
     remedy = remedy_of_refusal(words) or _OF_SERVER.get(error.sqlstate or "", "")
     if error.sqlstate == _LOCKED:
-        remedy = name_holders(find_lock_holders_now(url, schema)) or (
+        remedy = explain_wait_now(url, schema) or (
             "End the transaction that holds a lock on its tables: a superuser sees it in pg_locks."
         )
     remedy = remedy or "Check PIPELINE_PRODUCTS_DB and that its server runs (contimg doctor)."

@@ -17,7 +17,7 @@ from absurd_contimg.backends.postgres.columns import selected
 from absurd_contimg.backends.postgres.combined_calls import CombinedCalls
 from absurd_contimg.backends.postgres.connections import CONNECT_SECONDS, Connections
 from absurd_contimg.backends.postgres.database_errors import READ_ONLY
-from absurd_contimg.backends.postgres.lock_holders import find_lock_holders, name_holders
+from absurd_contimg.backends.postgres.lock_holders import explain_wait
 from absurd_contimg.backends.postgres.operator_lock import operator_lock
 from absurd_contimg.backends.postgres.queue_additions import ADD
 from absurd_contimg.backends.postgres.queue_listener import listening
@@ -126,7 +126,7 @@ class PostgresBackend(Backend):
 
     async def lock_holders(self) -> str:
         """Which sessions hold locks on the tables of queues, and what to do; empty if none does."""
-        return name_holders(await find_lock_holders(self._url))
+        return await explain_wait(self._url)
 
     @override
     def operator_lock(self) -> AbstractAsyncContextManager[None]:
@@ -287,7 +287,7 @@ class PostgresBackend(Backend):
         self, queue_name: str, storage_mode: StorageMode = "unpartitioned"
     ) -> None:
         await self._database.call("create_queue", queue_name, storage_mode)
-        async with self._database.connection() as connection:
+        async with self._database.connection(changes=True) as connection:
             await connection.execute(ADD)
 
     @override
@@ -335,7 +335,10 @@ class PostgresBackend(Backend):
             "update absurd.{tasks} t set max_attempts = r.attempt from absurd.{runs} r"
             " where r.run_id = %s and t.task_id = r.task_id and r.state in ('running', 'sleeping')"
         )
-        async with self._database.connection() as connection, connection.transaction():
+        async with (
+            self._database.connection(changes=True) as connection,
+            connection.transaction(),
+        ):
             await connection.execute(lock_run.format(**tables), (run_id,))
             await connection.execute(cap_attempts.format(**tables), (run_id,))
             await connection.execute(

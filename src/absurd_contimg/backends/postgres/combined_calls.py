@@ -41,6 +41,7 @@ class CombinedCalls:
         self, database: Connections, procedure: str, types: Sequence[str], columns: str = ""
     ) -> None:
         self._database = database
+        self._changes = database.changes(procedure)
         names = ", ".join(f"a{number}" for number in range(len(types)))
         arrays = ", ".join(f"%s::{kind}[]" for kind in types)
         self._statement = (
@@ -73,7 +74,7 @@ class CombinedCalls:
     async def _alone(self, arguments: _Arguments) -> list[Any]:
         self._under_way += 1
         try:
-            async with self._database.connection() as connection:
+            async with self._database.connection(changes=self._changes) as connection:
                 return await (await connection.execute(self._single, arguments)).fetchall()
         finally:
             self._ended()
@@ -114,7 +115,7 @@ class CombinedCalls:
         failure: BackendUnavailable | None = None
         try:
             columns = [list(column) for column in zip(*(call for call, _ in calls), strict=True)]
-            async with self._database.connection() as connection:
+            async with self._database.connection(changes=self._changes) as connection:
                 cursor = await connection.execute(self._statement, columns)
                 rows = await cursor.fetchall()
             answers = [[] for _ in calls]

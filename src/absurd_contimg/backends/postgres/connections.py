@@ -25,12 +25,22 @@ from psycopg.rows import class_row
 from typing_extensions import override
 
 from absurd_contimg.backends.postgres.columns import selected
-from absurd_contimg.backends.postgres.database_errors import raise_translated, unavailable
-from absurd_contimg.backends.postgres.lock_holders import find_lock_holders, name_holders
+from absurd_contimg.backends.postgres.database_errors import (
+    MAY_BE_MADE,
+    raise_translated,
+    unavailable,
+)
+from absurd_contimg.backends.postgres.lock_holders import explain_wait, standby_is_missing
 from absurd_contimg.backends.postgres.sessions import (
     READ_WRITE,
     AsyncSession,
     transaction_settings,
+)
+from absurd_contimg.backends.postgres.synchronous_standby import (
+    COMMIT_SECONDS,
+    CommitUnconfirmed,
+    Unanswered,
+    bounded,
 )
 from absurd_contimg.core.errors import BackendUnavailable
 
@@ -50,8 +60,6 @@ _CANCEL_SECONDS = 2.0
 _LIFETIME_SECONDS = 3600.0
 _READING = ("get_", "current_time")
 """How the names of Absurd's procedures begin that change nothing."""
-_MAY_BE_MADE = "The change may be made all the same: see contimg status before you repeat it."
-"""A commit that waits for a standby in vain is kept."""
 
 
 class BoundedConnection(AsyncSession):
@@ -59,6 +67,8 @@ class BoundedConnection(AsyncSession):
 
     opened_at = used_at = 0.0
     """By the event loop's clock."""
+    changes = False
+    """Its statements change something, and their commits may wait for a standby."""
 
     def __init__(self, pgconn: PGconn) -> None:
         super().__init__(pgconn)
@@ -66,11 +76,21 @@ class BoundedConnection(AsyncSession):
 
     @override
     async def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
-        """As psycopg's, which after a cancellation waits up to 10 s for the server."""
+        """As psycopg's, which after a cancellation waits up to 10 s for the server.
+
+        Raises `CommitUnconfirmed` where a change waits, and a standby for which the server waits.
+        """
         bound = {} if timeout is None else {"timeout": timeout}
+        seconds = COMMIT_SECONDS if self.changes else math.inf
         try:
-            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, **bound)
-        except asyncio.CancelledError:
+            while True:
+                part = bounded(gen, seconds)
+                try:
+                    return await waiting.wait_async(part, self.pgconn.socket, interval, **bound)
+                except Unanswered:
+                    if await standby_is_missing(self.url):
+                        raise CommitUnconfirmed from None
+        except (asyncio.CancelledError, CommitUnconfirmed):
             self.abandon()
             raise
 
@@ -139,8 +159,9 @@ class Connections:
         try:
             async with asyncio.timeout(_CALL_SECONDS), self._slots:
                 connection = await self._take()
+                connection.changes = changes
                 if changes:
-                    sentences.append(_MAY_BE_MADE)
+                    sentences.append(MAY_BE_MADE)
                 try:
                     if mode or connection.pooled:
                         async with _transaction(connection, mode or READ_WRITE):
@@ -150,8 +171,8 @@ class Connections:
                 finally:
                     self._give_back(connection)
         except TimeoutError as error:
-            holders = name_holders(await find_lock_holders(self._url))
-            raise BackendUnavailable(" ".join([*sentences, holders]).strip()) from error
+            sentences.append(await explain_wait(self._url))
+            raise BackendUnavailable(" ".join(sentences).strip()) from error
         except psycopg.Error as error:
             raise_translated(error)
 
@@ -199,9 +220,14 @@ class Connections:
         """A connection in a read-only transaction that sees one moment."""
         return self.connection("repeatable read read only")
 
+    @staticmethod
+    def changes(procedure: str) -> bool:
+        """Whether one of Absurd's procedures changes something."""
+        return not procedure.startswith(_READING)
+
     async def call(self, procedure: str, *arguments: object) -> Any:
         """The single value that one of Absurd's procedures returns."""
-        async with self.connection(changes=not procedure.startswith(_READING)) as connection:
+        async with self.connection(changes=self.changes(procedure)) as connection:
             cursor = await connection.execute(_call_of(procedure, len(arguments)), arguments)
             ((value,),) = await cursor.fetchall()
             return value
@@ -209,7 +235,7 @@ class Connections:
     async def rows_of(self, record: type[_Row], procedure: str, *arguments: object) -> list[_Row]:
         """The rows that one of Absurd's procedures returns."""
         query = _call_of(procedure, len(arguments), selected(record))
-        changes = not procedure.startswith(_READING)
+        changes = self.changes(procedure)
         return await self.rows(record, query, *arguments, changes=changes)
 
     async def row_of(self, record: type[_Row], procedure: str, *arguments: object) -> _Row:

@@ -9,6 +9,7 @@ from typing import NoReturn
 import psycopg
 
 from absurd_contimg.backends.postgres.sessions import environment_variables
+from absurd_contimg.backends.postgres.synchronous_standby import CommitUnconfirmed
 from absurd_contimg.core.errors import (
     REFUSED_VALUE_CLASSES,
     BackendError,
@@ -37,6 +38,8 @@ READ_ONLY = (
     "The database takes no changes, as a standby does that was not promoted. Promote it, or name "
     "the primary in ABSURD_DATABASE_URL."
 )
+MAY_BE_MADE = "The change may be made all the same: see contimg status before you repeat it."
+"""A commit that waits for a standby in vain is kept."""
 _NOTIFICATIONS = "NOTIFY"
 """In the message, in whatever language, if the server's queue of notifications is full (54000)."""
 _NO_CONNECTION_LEFT = re.compile(r"too many (clients|connections)|remaining connection slots")
@@ -173,6 +176,9 @@ def unset_variables() -> str:
 
 def unavailable(error: psycopg.Error, variable: str = OF_TASKS) -> BackendUnavailable:
     """The error to raise when the database cannot be reached, with what to look at."""
+    if isinstance(error, CommitUnconfirmed):
+        text = f"The database cannot be used: {error}. {MAY_BE_MADE} {error.remedy}"
+        return BackendUnavailable(text)
     setting = f"{variable} and " if variable in os.environ else ""
     unset = unset_variables()
     text = one_line(str(error).strip() or reason_of(error))

@@ -29,6 +29,7 @@ from psycopg import sql
 
 from absurd_contimg.backends.postgres.cluster_folder import refusal_of_cluster
 from absurd_contimg.backends.postgres.database_errors import has_lost_memory, unavailable
+from absurd_contimg.backends.postgres.lock_holders import require_commits
 from absurd_contimg.backends.postgres.server_process import (
     CHANGE_SECONDS,
     ServerProcess,
@@ -356,6 +357,7 @@ class EmbeddedPostgres:
             exists = connection.execute("select 1 from pg_database where datname = %s", (name,))
             if exists.fetchone() is None:
                 statement = sql.SQL("create database {}").format(sql.Identifier(name))
+                require_commits(self.url("postgres"))
                 if template is not None:
                     statement += sql.SQL(" template {}").format(sql.Identifier(template))
                 connection.execute(statement)

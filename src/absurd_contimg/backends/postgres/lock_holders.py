@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import LiteralString
+from typing import LiteralString, TypeVar
 
 import psycopg
 from psycopg.rows import class_row
 
 from absurd_contimg.backends.postgres.sessions import AsyncSession, Session
-from absurd_contimg.core.errors import BackendError, UnsuitableDatabase
+from absurd_contimg.backends.postgres.synchronous_standby import (
+    MISSING,
+    WAIT_FOR_STANDBY,
+    MissingStandby,
+)
+from absurd_contimg.core.errors import BackendError, BackendUnavailable, UnsuitableDatabase
+
+_Row = TypeVar("_Row")
 
 LOCK_SECONDS = 60.0
 """How long a command waits for a lock of somebody else."""
@@ -120,32 +127,73 @@ def name_holders(holders: Iterable[LockHolder]) -> str:
     return f"A lock on the tables is held by {names}{more}. {listed[0].remedy}"
 
 
+async def explain_wait(url: str) -> str:
+    """For what the server lets others wait, and what to do, as sentences; empty if not known."""
+    is_missing, holders = await asyncio.gather(standby_is_missing(url), find_lock_holders(url))
+    return WAIT_FOR_STANDBY if is_missing else name_holders(holders)
+
+
+def explain_wait_now(url: str, schema: str = "absurd", weakest: int = _OF_CALLS) -> str:
+    """The same for code that is not asynchronous, of any schema, from the weakest mode on."""
+    if find_missing_standby_now(url):
+        return WAIT_FOR_STANDBY
+    return name_holders(find_lock_holders_now(url, schema, weakest))
+
+
 async def find_lock_holders(url: str) -> list[LockHolder]:
     """The sessions now; none if the server does not tell in a few seconds."""
-    with suppress(psycopg.Error, UnsuitableDatabase, TimeoutError):
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            session = await AsyncSession.connect(url, autocommit=True)
-            try:
-                cursor = session.cursor(row_factory=class_row(LockHolder))
-                await cursor.execute(_QUERY, _values("absurd", _OF_CALLS))
-                return await cursor.fetchall()
-            finally:
-                session.pgconn.finish()
-    return []
+    return await _ask(url, LockHolder, _QUERY, _values("absurd", _OF_CALLS))
 
 
 def find_lock_holders_now(
     url: str, schema: str = "absurd", weakest: int = _OF_CALLS
 ) -> list[LockHolder]:
     """The same for code that is not asynchronous, of any schema, from the weakest mode on."""
+    return _ask_now(url, LockHolder, _QUERY, _values(schema, weakest))
+
+
+async def standby_is_missing(url: str) -> bool:
+    """Whether commits wait for a synchronous standby that is not there, as far as can be seen."""
+    return bool(await _ask(url, MissingStandby, MISSING))
+
+
+def find_missing_standby_now(url: str) -> list[MissingStandby]:
+    """The same for code that is not asynchronous: none or one."""
+    return _ask_now(url, MissingStandby, MISSING)
+
+
+def require_commits(url: str) -> None:
+    """Raise `BackendUnavailable` where changes would wait for a standby that is not there."""
+    if find_missing_standby_now(url):
+        raise BackendUnavailable(WAIT_FOR_STANDBY)
+
+
+async def _ask(
+    url: str, record: type[_Row], query: LiteralString, values: Mapping[str, object] | None = None
+) -> list[_Row]:
+    with suppress(psycopg.Error, UnsuitableDatabase, TimeoutError):
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            session = await AsyncSession.connect(url, autocommit=True)
+            try:
+                cursor = session.cursor(row_factory=class_row(record))
+                await cursor.execute(query, values)
+                return await cursor.fetchall()
+            finally:
+                session.pgconn.finish()
+    return []
+
+
+def _ask_now(
+    url: str, record: type[_Row], query: LiteralString, values: Mapping[str, object] | None = None
+) -> list[_Row]:
     with (
         suppress(psycopg.Error, UnsuitableDatabase),
         Session.connect(url, autocommit=True) as session,
         session.transaction(),
     ):
         session.execute(f"set local statement_timeout = '{_ANSWER_SECONDS:g}s'".encode())
-        cursor = session.cursor(row_factory=class_row(LockHolder))
-        return cursor.execute(_QUERY, _values(schema, weakest)).fetchall()
+        cursor = session.cursor(row_factory=class_row(record))
+        return cursor.execute(query, values).fetchall()
     return []
 
 
@@ -174,6 +222,7 @@ def tables_locked(
     url: str, error: Exception, schema: str = "absurd", weakest: int = _OF_CALLS
 ) -> BackendError:
     """The error to raise where a lock was waited for in vain."""
-    holders = name_holders(find_lock_holders_now(url, schema, weakest)) or str(error)
+    cause = explain_wait_now(url, schema, weakest)
     state = error.sqlstate if isinstance(error, psycopg.Error) else None
-    return BackendError(f"Tables of the schema {schema} are locked. {holders}", state)
+    kind = BackendUnavailable if cause == WAIT_FOR_STANDBY else BackendError
+    return kind(f"Tables of the schema {schema} are locked. {cause or error}", state)

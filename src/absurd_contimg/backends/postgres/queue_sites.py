@@ -127,7 +127,7 @@ class QueueSites:
             else "nothing"
         )
         try:
-            async with self._database.connection() as connection:
+            async with self._database.connection(changes=True) as connection:
                 for each in sites:
                     values = (each.site, each.output_dir, each.registry, each.queue_name)
                     await connection.execute(query, values)
@@ -139,7 +139,7 @@ class QueueSites:
 
     async def forget(self, queues: Iterable[str]) -> None:
         """Let the queues belong to no site."""
-        async with self._database.connection() as connection:
+        async with self._database.connection(changes=True) as connection:
             await connection.execute(
                 "delete from absurd.contimg_sites where queue_name = any(%s)", (list(queues),)
             )

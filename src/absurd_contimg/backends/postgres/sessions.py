@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any, LiteralString, Self
+from typing import Any, LiteralString, Self, TypeVar
 from weakref import WeakSet
 
 import psycopg
 from psycopg import adapt, pq
+from psycopg.abc import PQGen
 from psycopg.pq import ConnStatus
 from psycopg.types.json import set_json_dumps
 from typing_extensions import override
@@ -23,9 +26,18 @@ from typing_extensions import override
 from absurd_contimg.backends.postgres.client_files import require_client_files
 from absurd_contimg.backends.postgres.columns import register_loaders
 from absurd_contimg.backends.postgres.connection_strings import connection_options
+from absurd_contimg.backends.postgres.synchronous_standby import (
+    COMMIT_SECONDS,
+    CommitUnconfirmed,
+    Unanswered,
+    WaitNotice,
+    bounded,
+)
 from absurd_contimg.core.errors import UnsuitableDatabase
 from absurd_contimg.core.row_values import json_text
 from absurd_contimg.forked_children import detach
+
+_T = TypeVar("_T")
 
 WAIT_BOUNDS = {
     "connect_timeout": 10,
@@ -75,6 +87,11 @@ for two hours. Not here, because they are the administrator's:
 ``role``, ``lc_messages``, ``synchronous_commit``, memory and planner.
 """
 
+_CANCEL_SECONDS = 5.0
+"""How long the end of a COMMIT that is cancelled is waited for: of a slow disk, say."""
+
+_LOOK = "Look at the load of its disk (contimg doctor)."
+
 _ENCODINGS = ("UTF8", "SQL_ASCII")
 """Of a database: those that can hold every text. SQL_ASCII stores UTF-8 as it comes."""
 
@@ -110,9 +127,14 @@ os.register_at_fork(after_in_child=_detach_sessions)
 
 
 class Session(psycopg.Connection[Any]):
-    """A connection with the settings of this package; see `AsyncSession`."""
+    """A connection with the settings of this package; see `AsyncSession`.
+
+    A COMMIT that is not confirmed in time raises `CommitUnconfirmed`.
+    """
 
     pooled = False
+    _commits = False
+    """What is waited for ends a transaction."""
 
     @classmethod
     @override
@@ -130,6 +152,55 @@ class Session(psycopg.Connection[Any]):
         session.autocommit = autocommit
         return session
 
+    @override
+    def commit(self) -> None:
+        self._commits = True
+        try:
+            super().commit()
+        finally:
+            self._commits = False
+
+    @override
+    @contextmanager
+    def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> Iterator[psycopg.Transaction]:
+        try:
+            with super().transaction(savepoint_name, force_rollback) as transaction:
+                yield transaction
+                self._commits = True
+        finally:
+            self._commits = False
+
+    @override
+    def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
+        if not self._commits:
+            bound = {} if timeout is None else {"timeout": timeout}
+            return super().wait(gen, interval, **bound)
+        try:
+            return super().wait(bounded(gen, COMMIT_SECONDS), interval)
+        except Unanswered:
+            return self._cancel_commit(gen, interval)
+
+    def _cancel_commit(self, gen: PQGen[_T], interval: float) -> _T:
+        """The late end of a COMMIT, unless that was a wait for a standby: its locks are freed."""
+        notice = WaitNotice()
+        self.add_notice_handler(notice)
+        try:
+            with suppress(psycopg.Error):  # the wait that follows is bounded
+                self.cancel_safe(timeout=_CANCEL_SECONDS)
+            result = super().wait(bounded(gen, _CANCEL_SECONDS), interval)
+        except (Unanswered, psycopg.errors.QueryCanceled) as error:
+            if isinstance(error, Unanswered):
+                self.pgconn.finish()
+            text = f"the server has not confirmed a COMMIT within {COMMIT_SECONDS:g} s"
+            raise CommitUnconfirmed(text, _LOOK) from error
+        finally:
+            self.remove_notice_handler(notice)
+        if notice.has_come:
+            raise CommitUnconfirmed
+        return result
+
 
 class AsyncSession(psycopg.AsyncConnection[Any]):
     """A connection with the settings of this package.
@@ -139,6 +210,7 @@ class AsyncSession(psycopg.AsyncConnection[Any]):
     """
 
     pooled = False
+    url = ""
 
     @classmethod
     @override
@@ -155,6 +227,7 @@ class AsyncSession(psycopg.AsyncConnection[Any]):
         if session.pooled:
             session.prepare_threshold = None
         await session.set_autocommit(autocommit)
+        session.url = conninfo
         return session
 
 

@@ -15,7 +15,13 @@ import typer
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError
-from absurd_contimg.errors import AwayError, MissingInputError, SettingError, UserError
+from absurd_contimg.errors import (
+    AwayError,
+    MissingInputError,
+    RegistryUnconfirmedError,
+    SettingError,
+    UserError,
+)
 from absurd_contimg.operations.cli.app import state, with_backend
 from absurd_contimg.operations.console import StreamError, console, message_line
 from absurd_contimg.owned_folders import make_private
@@ -49,9 +55,16 @@ def halt(
         stopped = _hold(settings, queues, reason, stop=stop)
     except (UserError, OSError) as error:
         if not stop:
+            is_unknown = isinstance(error, RegistryUnconfirmedError)
+            names = ", ".join(queues)
+            pause = (
+                f"It is not known whether {names} are paused."
+                if is_unknown
+                else f"Nothing is paused: workers go on to claim from {names}."
+            )
             _show(
-                f"Nothing is paused: workers go on to claim from {', '.join(queues)}. To stop them "
-                f"also without the registry: {state.command('emergency stop --reason TEXT')}"
+                f"{pause} To stop them also without the registry: "
+                f"{state.command('emergency stop --reason TEXT')}"
             )
             raise
         stopped = []

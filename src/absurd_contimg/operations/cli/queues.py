@@ -12,7 +12,7 @@ import typer
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.core.records import QueueStats
-from absurd_contimg.errors import AwayError, SettingError
+from absurd_contimg.errors import AwayError, RegistryUnconfirmedError, SettingError
 from absurd_contimg.operations.cli.app import (
     AsJson,
     Reason,
@@ -48,11 +48,15 @@ def pause(
     name = queue or settings.queue_name
     try:
         with_actions(settings, lambda actions: actions.pause_queue(name, reason))
-    except (BackendError, AwayError):
+    except (BackendError, AwayError) as error:
         stop = state.command(f"emergency stop --queue {name} --reason TEXT")
-        text = (
-            f"Queue {name} is not paused: workers go on. To stop them without what is away: {stop}"
+        is_unknown = isinstance(error, RegistryUnconfirmedError)
+        pause = (
+            f"It is not known whether queue {name} is paused."
+            if is_unknown
+            else f"Queue {name} is not paused: workers go on."
         )
+        text = f"{pause} To stop them without what is away: {stop}"
         console.print(message_line(text), soft_wrap=True)
         raise
     resume_it = state.command(f"queue resume {name}")

@@ -45,6 +45,7 @@ from absurd_contimg.operations.doctor.site_folders import (
     publish_folder,
 )
 from absurd_contimg.operations.doctor.software import Finding, shadowed_software, stage_software
+from absurd_contimg.operations.doctor.standby import missing_standby
 from absurd_contimg.operations.doctor.table_locks import table_locks
 from absurd_contimg.operations.doctor.waiting_work import lack_of_space, notes_of_workers
 from absurd_contimg.products.store import broken_link
@@ -326,7 +327,11 @@ _URL_REMEDY = (
 
 def _of_site(settings: Settings, url: str, private: Path | None = None) -> list[Finding]:
     findings = _reachable(url, private)
-    return [*findings, *own_site(settings, url)] if findings[0].ok else findings
+    if not findings[0].ok:
+        return findings
+    registry = settings.registry_url
+    urls = [url] if registry.startswith("sqlite") else dict.fromkeys((url, registry))
+    return [*findings, *missing_standby(urls), *own_site(settings, url)]
 
 
 def _reachable(url: str, private: Path | None = None) -> list[Finding]:

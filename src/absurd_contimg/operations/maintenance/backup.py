@@ -181,6 +181,7 @@ def restore_backup(
             check()
         lost_grants = []
         for url, schema in _places(database_url, registry_url):
+            lock_holders.require_commits(url)  # the programs that load it would wait for ever
             with (
                 _naming_variable(schema),
                 naming_missing_right(schema),

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from psycopg import sql
 
+from absurd_contimg.backends.postgres.connections import BoundedConnection
 from absurd_contimg.backends.postgres.lock_holders import (
     OF_VACUUM,
     bound_of_locks,
     naming_holders,
 )
-from absurd_contimg.backends.postgres.sessions import AsyncSession
 from absurd_contimg.registry.trouble import trouble_of_file
 
 _TABLES = (
@@ -30,7 +30,8 @@ async def vacuum_postgres(url: str, schema: str) -> int:
 
     It takes no lock that a worker would wait for. Raises `BackendError` if somebody has locked one.
     """
-    session = await AsyncSession.connect(url, autocommit=True)
+    session = await BoundedConnection.connect(url, autocommit=True)
+    session.changes = True  # statistics are committed
     with naming_holders(url, schema, OF_VACUUM):
         async with session:
             await session.execute(bound_of_locks(session))
