@@ -125,7 +125,7 @@ class PostgresBackend(Backend):
         return listening(self._url, workers)
 
     async def lock_holders(self) -> str:
-        """Which sessions hold locks on the tables of queues, and what to do; empty if none does."""
+        """For whom calls wait, as for a lock or a standby, and what to do; empty if not known."""
         return await explain_wait(self._url)
 
     @override
