@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,18 @@ def test_newer_version_is_refused(new_url: str) -> None:
         session.execute(text(f"update {table} set version_num = '0099'"))
     with pytest.raises(SettingError, match="version 0099.*up to " + HEAD):
         Registry(new_url)
+
+
+def test_tables_of_another_program_are_refused(tmp_path: Path) -> None:
+    """And left as they are."""
+    path = tmp_path / "other.sqlite3"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table products (id integer)")
+    with pytest.raises(SettingError, match=r"is no registry: .* \(products\).*PRODUCTS_DB"):
+        Registry(path)
+    with closing(sqlite3.connect(path)) as connection:
+        tables = connection.execute("select name from sqlite_master").fetchall()
+    assert tables == [("products",)]
 
 
 def test_first_version_refuses_a_migrated_registry(old_url: str) -> None:

@@ -301,12 +301,19 @@ class Database:
                 raise self._unknown_version(version)
             self._migrate(connection, None)
         else:
-            self._create(connection)
+            self._create(connection, tables)
 
-    def _create(self, connection: Connection) -> None:
+    def _create(self, connection: Connection, tables: Sequence[str]) -> None:
         """Make a new registry: many times as fast as its history."""
         from absurd_contimg.registry.tables import METADATA  # noqa: PLC0415 - they import this
 
+        foreign = sorted({table.name for table in METADATA.sorted_tables}.intersection(tables))
+        if foreign:
+            raise SettingError(
+                f"{self._place} is no registry: it has tables of another program "
+                f"({', '.join(foreign)}).",
+                "Give another file or database: PIPELINE_PRODUCTS_DB.",
+            )
         METADATA.create_all(connection, checkfirst=False)
         connection.execute(insert(SchemaVersion).values(version=LAST_SCHEMA_VERSION))
         _ALEMBIC_TABLE.create(connection, checkfirst=False)
