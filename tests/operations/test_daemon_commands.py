@@ -161,12 +161,13 @@ def test_polls_from_cron_close_a_group_and_say_what_they_did(
         write_subband(incoming, 0, subband, modified=time.time() - 100)
     options = [
         *("--input-dir", str(incoming), "--output-dir", str(tmp_path / "products")),
-        *("--set", "streaming.arrival=rename", "--set", "streaming.group_wait_seconds=0.5"),
+        *("--set", "streaming.arrival=rename"),
     ]
     environment = {"ABSURD_DATABASE_URL": database_url, "COLUMNS": "300"}
 
-    def poll() -> str:
-        result = CliRunner().invoke(app, [*options, "daemon", "--once"], env=environment)
+    def poll(wait_seconds: float) -> str:
+        wait = ["--set", f"streaming.group_wait_seconds={wait_seconds}"]
+        result = CliRunner().invoke(app, [*options, *wait, "daemon", "--once"], env=environment)
         assert result.exit_code == 0, result.output
         (line,) = result.output.splitlines()
         return line
@@ -176,14 +177,13 @@ def test_polls_from_cron_close_a_group_and_say_what_they_did(
             await backend.create_queue("dsa110-pipeline")
 
     asyncio.run(make_queue())
-    first = poll()
+    first = poll(300)
     assert first.startswith("Polled: 15 new files, no group closed, 0 groups and 0 mosaics spawned")
     assert "1 group collecting: " + group_id(0) in first
     assert "for sb15" in first
-    time.sleep(0.6)
-    second = poll()
+    second = poll(0.1)
     assert "a poll of the daemon closes it" in second
-    third = poll()
+    third = poll(0.1)
     assert f"0 new files, {group_id(0)} is closed, 1 group and 0 mosaics spawned" in third
     assert third.endswith("0 groups collecting.")
 

@@ -73,7 +73,7 @@ def add(
         str | None, typer.Option(help="The transit of a source of the catalogue.")
     ] = None,
     after_minutes: Annotated[
-        float | None, typer.Option(help="With --transit: so many minutes later.")
+        float | None, typer.Option(help="With --transit: so many minutes later. Default: 0.")
     ] = None,
     fields: Annotated[
         str,
