@@ -106,9 +106,16 @@ async def test_both_releases_side_by_side(
     later.wait()
     earlier = start("earlier")
     until(lambda: "workflow-newer" in (tmp_path / "earlier.log").read_text(), tmp_path)
-    reason = "was spawned for version 2 of its workflow; this worker has 1"
-    until(lambda: reason in status(database_url, tmp_path), tmp_path)  # logged, then stored
-    assert "Update this worker, or start one of the newer release" in status(database_url, tmp_path)
+    texts = (
+        "was spawned for version 2 of its workflow; this worker has 1",
+        "Update this worker, or start one of the newer release",
+    )
+
+    def is_told() -> bool:
+        shown = status(database_url, tmp_path)
+        return all(text in shown for text in texts)
+
+    until(is_told, tmp_path)  # logged, then stored; not while the worker tries again
     await spawn(queue, "old-again", 1)  # and works on with what it knows
     await until_completed(queue, "old-again")
     assert (await history_of(queue, "new")).task.state in ("sleeping", "running", "pending")
