@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import date
@@ -24,6 +23,7 @@ import pytest
 from small_disk import make_read_only, mounted
 from standby import standby_gone
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, embedded, server_process
 from absurd_contimg.backends.postgres.server_programs import EmbeddedPostgresError
@@ -589,13 +589,6 @@ def test_a_private_server_that_cannot_start_is_a_finding_whose_mend_lets_it_star
     server.start().stop("immediate")
     (data / "global").rename(data / "elsewhere")
     assert "lacks global, which held data" in find(diagnose(site, []), "database").finding
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
 
 
 @pytest.mark.usefixtures("_no_software")

@@ -32,7 +32,7 @@ def main() -> None:
         signal.signal(number, _end)
     try:
         from absurd_contimg.operations.cli.main import main as run  # noqa: PLC0415 - see above
-    except Exception as error:
+    except Exception as error:  # a module of another package may raise anything
         _end_if_shadowed(error)
         raise
     for number in ours:

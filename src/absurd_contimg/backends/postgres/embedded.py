@@ -356,8 +356,8 @@ class EmbeddedPostgres:
         with self._locked(), Session.connect(self.url("postgres"), autocommit=True) as connection:
             exists = connection.execute("select 1 from pg_database where datname = %s", (name,))
             if exists.fetchone() is None:
-                statement = sql.SQL("create database {}").format(sql.Identifier(name))
                 require_commits(self.url("postgres"))
+                statement = sql.SQL("create database {}").format(sql.Identifier(name))
                 if template is not None:
                     statement += sql.SQL(" template {}").format(sql.Identifier(template))
                 connection.execute(statement)

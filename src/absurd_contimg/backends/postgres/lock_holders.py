@@ -1,4 +1,6 @@
-"""Who holds locks on the tables of queues and registry, for which others wait."""
+"""For what a server lets a session wait: locks on the tables of queues and registry, and who holds
+them, or a synchronous standby that is gone. Asked on a session of its own, for a bounded time.
+"""
 
 from __future__ import annotations
 
