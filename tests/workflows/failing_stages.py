@@ -7,6 +7,8 @@ error that it has made itself.
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import os
 import resource
 import signal
@@ -16,6 +18,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from mount_without_locks import refuse_locks
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.execution.context import PipelineContext
@@ -217,6 +221,33 @@ def table_made(source: Path, _workspace: Workspace) -> None:
     table(str(source), maketabdesc([makescacoldesc("TIME", 1.0)]), nrow=1, ack=False).close()
 
 
+def file_locked_without_locks(source: Path, _workspace: Workspace) -> None:
+    refuse_locks()
+    with source.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def hdf5_opened_without_locks(source: Path, _workspace: Workspace) -> None:
+    import h5py  # noqa: PLC0415
+
+    refuse_locks()
+    h5py.File(source.with_name("new.hdf5"), "w", locking=True)
+
+
+def sqlite_opened_without_locks(source: Path, _workspace: Workspace) -> None:
+    """SQLite says that the database is locked."""
+    import sqlite3  # noqa: PLC0415
+
+    refuse_locks()
+    sqlite3.connect(source.with_name("new.sqlite3"), timeout=0.0).execute("create table t (a)")
+
+
+def table_made_without_locks(source: Path, _workspace: Workspace) -> None:
+    """casacore goes on after ENOLCK; as on Lustre."""
+    refuse_locks(errno.ENOSYS)
+    table_made(source.with_name("table"), _workspace)
+
+
 def casa_on_full_disk(source: Path, _workspace: Workspace) -> None:
     from casatasks import tclean  # noqa: PLC0415
 
@@ -241,6 +272,8 @@ FAILURES = {
         *(import_without_memory, import_without_descriptors, import_nothing, import_casa),
         import_half_written,
         *(start_without_processes, thread_without_processes, openmp_without_processes),
+        *(file_locked_without_locks, hdf5_opened_without_locks),
+        *(sqlite_opened_without_locks, table_made_without_locks),
         *(table_damaged, table_without_descriptors, table_locked, table_made),
         *(casa_on_full_disk, casa_without_memory, casa_writes_too_much),
         *(table_written_too_large, abort_at_limit, new_ms_without_descriptors),

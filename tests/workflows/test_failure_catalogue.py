@@ -604,6 +604,7 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "result-disk-full": lambda g: of_stage_on_full_disk(g, "succeed_on_full_disk"),
     "abort-disk-full": lambda g: of_aborting_casa(g, "casa_on_full_disk"),
     "abort-read-only-disk": of_stage_on_read_only_disk,
+    "abort-no-locks": lambda g: of_stage(g, "table_made_without_locks"),
     "abort-descriptors": lambda g: of_stage(g, "new_ms_without_descriptors"),
     "abort-memory": lambda g: of_aborting_casa(g, "casa_without_memory"),
     "file-too-large": lambda g: of_stage(g, "write_too_much"),
@@ -637,6 +638,7 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "processes": lambda g: of_stage(g, "start_without_processes"),
     "threads": lambda g: of_stage(g, "thread_without_processes"),
     "no-memory": lambda g: of_stage(g, "allocate"),
+    "no-locks": lambda g: of_stage(g, "file_locked_without_locks"),
     "path-missing": plain(lambda folder: (folder / "none").open()),
     "permission": plain(lambda folder: os.link(folder, folder / "link")),
     "cross-device": plain(rename_to_other_disk),
@@ -680,6 +682,20 @@ def test_limit_on_file_sizes_is_no_full_disk(ground: Ground, do: str) -> None:
         evidence = of_stage(ground, do, source=source, environment=casa_environment)
     verdict = CLASSIFIER.classify(evidence)
     assert (verdict.rule_id, verdict.kind) == ("file-too-large", FailureKind.PERMANENT), evidence
+
+
+@pytest.mark.parametrize(
+    "do",
+    ["file_locked_without_locks", "hdf5_opened_without_locks", "sqlite_opened_without_locks"],
+)
+def test_mount_without_locks_is_named_where_no_other_process_holds_one(
+    ground: Ground, do: str
+) -> None:
+    """Neither the system nor HDF5 names it, and SQLite says that another process holds a lock."""
+    verdict = CLASSIFIER.classify(of_stage(ground, do))
+    assert (verdict.rule_id, verdict.kind) == ("no-locks", FailureKind.RESOURCE)
+    assert str(verdict.path).startswith(str(ground.root))
+    assert "nolock" in verdict.advice
 
 
 @pytest.mark.parametrize("rule_id", PRODUCED)

@@ -178,7 +178,8 @@ class Classifier:
                     continue
                 if error.errno is not None and error.errno in rule.errnos:
                     name = errno_codes.errorcode.get(error.errno, error.errno)
-                    yield rule, f"errno {name}", error.path
+                    paths = (e.path for e in (error, *chain) if e.errno == error.errno and e.path)
+                    yield rule, f"errno {name}", next(paths, None)
 
     def _by_exception(
         self, chain: Sequence[ExceptionEvidence], evidence: Evidence, decisive: bool

@@ -30,6 +30,12 @@ _IMPORT_AGAIN = (
 _IMPORT = frozenset({"builtins.ImportError"})
 _FREE_MEMORY = "Run fewer workers on this host, or give each step less to do."
 
+NO_LOCKS_ADVICE = (
+    "Mount the file system of the named path with file locks (NFS: lockd and rpc.statd run, or, "
+    "where one host alone uses it, the option nolock or local_lock=all; Lustre: flock); waiting "
+    "work then goes on. Where no path is named: contimg doctor tries each folder of the site."
+)
+
 _BY_ERRNO: tuple[tuple[str, FailureKind, str, str], ...] = (
     ("disk-full", FailureKind.RESOURCE, "ENOSPC EDQUOT",
      "Free space on the file system of the named path; waiting work then goes on."),
@@ -38,6 +44,7 @@ _BY_ERRNO: tuple[tuple[str, FailureKind, str, str], ...] = (
     ("read-only-disk", FailureKind.RESOURCE, "EROFS",
      "Mount the file system of the named path for writing; waiting work then goes on. One with "
      "errors is made read-only by the kernel: dmesg tells."),
+    ("no-locks", FailureKind.RESOURCE, "ENOLCK", NO_LOCKS_ADVICE),
     ("path-missing", FailureKind.PERMANENT, "ENOENT ENOTDIR EISDIR ENAMETOOLONG",
      "Restore the named file or folder, then: contimg retry TASK"),
     ("permission", FailureKind.PERMANENT, "EACCES EPERM",

@@ -42,6 +42,7 @@ from absurd_contimg.execution.disk_reservation import (
 from absurd_contimg.execution.lease_watchdog import living_members
 from absurd_contimg.execution.product_builder import Provenance, complete_product, plan_product
 from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.file_locks import missing_locks
 from absurd_contimg.owned_folders import ForeignFolderError, read_mark, remove_tree
 from absurd_contimg.products.files import FileState, file_state, file_states
 from absurd_contimg.products.filesystem import LOCAL
@@ -129,7 +130,7 @@ def set_limits(limits: Mapping[str, Any]) -> None:
 def run_stage(
     stage: PipelineStage, context: PipelineContext, workspace: Workspace
 ) -> dict[str, Json]:
-    """Execute, check, clean up; raise ENOSPC or EFBIG where CASA reports another error."""
+    """Execute, check, clean up; raise ENOSPC, EFBIG or ENOLCK where that is behind an error."""
     try:
         outputs = stage.execute(context, workspace)
         provided = to_json(outputs)
@@ -157,6 +158,9 @@ def run_stage(
         if cut_off:
             text = f"RLIMIT_FSIZE is reached. The stage said {named_reason(error)}"
             raise OSError(errno.EFBIG, text, str(cut_off[0])) from error
+        if _lacks_locks(error, workspace.product):
+            text = f"The mount has no file locks. The stage said {named_reason(error)}"
+            raise OSError(errno.ENOLCK, text, str(workspace.product)) from error
         raise
     return provided
 
@@ -167,6 +171,18 @@ def _lacks_space(error: Exception) -> bool:
         link.errno in (errno.ENOSPC, errno.EDQUOT) and link.implicit_links == 0
         for link in Evidence.of(error).exceptions
     )
+
+
+def _lacks_locks(error: Exception, folder: Path) -> bool:
+    """Whether a lock was refused because the folder's mount has none.
+
+    HDF5 and `fcntl` name no file; SQLite says that somebody holds the lock.
+    """
+    of_locks = any("lock" in link.message for link in Evidence.of(error).exceptions)
+    try:
+        return of_locks and bool(missing_locks(folder))
+    except OSError:  # nothing can be tried there
+        return False
 
 
 def run_request(request: Mapping[str, Any]) -> dict[str, Json]:

@@ -20,7 +20,12 @@ from absurd_contimg.core.failures import (
     FailureKind,
     FailureRule,
 )
-from absurd_contimg.core.generic_rules import GENERIC_RULES, PROCESSES_ADVICE, REFUSED_THREAD
+from absurd_contimg.core.generic_rules import (
+    GENERIC_RULES,
+    NO_LOCKS_ADVICE,
+    PROCESSES_ADVICE,
+    REFUSED_THREAD,
+)
 from absurd_contimg.execution.executor import StageTimeout
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, ONE_THREAD, OTHER_CALIBRATION
 from absurd_contimg.execution.stage_process import EXIT_DISK_FULL
@@ -102,6 +107,11 @@ _READ_ONLY = _Cause(
     FailureKind.RESOURCE,
     r"Read-only file system",
     "Mount the file system of the named path for writing; waiting work then goes on.",
+)
+_NO_LOCKS = _Cause(
+    FailureKind.RESOURCE,
+    r"Error \((Operation not supported|Function not implemented)\) when \w+ing lock",
+    NO_LOCKS_ADVICE,
 )
 _DESCRIPTORS = _Cause(
     FailureKind.RESOURCE,
@@ -350,6 +360,11 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
     _READ_ONLY.in_log(
         "abort-read-only-disk",
         "observed: a kernel that meets errors on a disk makes it read-only, and CASA aborts",
+        signals=_ABORTS,
+    ),
+    _NO_LOCKS.in_log(
+        "abort-no-locks",
+        "observed, python-casacore 3.8.1: of ENOLCK it takes no notice, and the others abort",
         signals=_ABORTS,
     ),
     _DESCRIPTORS.in_log(
