@@ -84,7 +84,14 @@ def stage_software(folders: Sequence[Path]) -> list[Finding]:
 def _import_software(folder: Path) -> list[Finding]:
     """CASA and pyuvdata each contain a casacore, so each has its own process."""
     log = folder / "casa.log"
-    environment = {**without_secrets(os.environ), **casa_environment(folder, log)}
+    environment = without_secrets(os.environ)
+    try:
+        environment |= casa_environment(folder, log)
+    except UserError as error:
+        shadowed = pythonpath_problem()
+        remedy = error.remedy if shadowed is None else shadowed[1]
+        pyuvdata = _probe(_PYUVDATA_PROBE, folder, environment)
+        return [Finding(False, "CASA", error.problem, remedy), _imports("pyuvdata", pyuvdata)]
     environment["CONTIMG_MEASURES"] = str(folder / "measures")
     with ThreadPoolExecutor(2) as pool:
         programs = (_CASA_PROBE, _PYUVDATA_PROBE)
