@@ -132,7 +132,7 @@ def test_casa_that_is_not_installed_is_a_finding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    (finding,) = software.stage_software([tmp_path / "scratch"])
+    finding, _ = software.stage_software([tmp_path / "scratch"])
     assert (finding.ok, finding.check) == (False, "CASA")
     assert "pip install 'absurd-contimg[casa]'" in finding.remedy
     assert list(tmp_path.iterdir()) == []
@@ -195,6 +195,18 @@ def test_shadowed_software_of_the_stages_is_not_to_be_installed_again(
         assert "force-reinstall" not in finding.remedy
     (tmp_path / "other/casatasks").rename(tmp_path / "other/of_mine")
     assert shadowed_software() == []
+
+
+def test_the_software_is_tried_further_where_pythonpath_hides_the_data_of_casa(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyuvdata was left out, and the package was to be installed again."""
+    monkeypatch.setenv("PYTHONPATH", shadow(tmp_path, "casadata", "")["PYTHONPATH"])
+    monkeypatch.syspath_prepend(tmp_path / "other")
+    casa, pyuvdata = software.stage_software([tmp_path])
+    assert (casa.check, casa.ok) == ("CASA", False)
+    assert "unset PYTHONPATH" in casa.remedy
+    assert (pyuvdata.check, pyuvdata.ok) == ("pyuvdata", True)
 
 
 @pytest.mark.usefixtures("_no_software")
@@ -492,13 +504,20 @@ def test_a_lock_that_somebody_keeps_is_a_finding(
 
 @pytest.mark.usefixtures("_no_software")
 def test_a_synchronous_standby_that_is_gone_is_a_finding(
-    site: dict[str, Any], database_url: str
+    site: dict[str, Any], database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every change waits for it, and all that the doctor asks is answered."""
+    """Every change waits for it, and all that is asked is answered; also by what shows the site."""
     durable = f"{database_url}&options=-csynchronous_commit%3Don"  # as in production
+    monkeypatch.setenv("ABSURD_DATABASE_URL", durable)
+    options = [f"--{name.replace('_', '-')}={folder}" for name, folder in site.items()]
+    commands = (["status"], ["status", "--json"], ["monitor", "--once"])
+    assert CliRunner().invoke(app, [*options, "db", "init"]).exit_code == 0
     with standby_gone(database_url):
         finding = find(diagnose(site | {"database_url": durable}, []), "standby")
         relaxed = diagnose(site | {"database_url": database_url}, [])
+        shown = [CliRunner().invoke(app, [*options, *each]).output for each in commands]
+    for text in shown:
+        assert "waits for a synchronous standby that does not answer" in " ".join(text.split())
     assert not finding.ok
     assert "synchronous_standby_names = 'gone'" in finding.finding
     assert "alter system set synchronous_standby_names = ''" in finding.remedy

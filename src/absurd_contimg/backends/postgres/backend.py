@@ -27,6 +27,7 @@ from absurd_contimg.backends.postgres.schema import (
     require_version,
     require_whole_restoration,
 )
+from absurd_contimg.backends.postgres.synchronous_standby import MISSING, WAIT_FOR_STANDBY
 from absurd_contimg.backends.postgres.task_queries import TaskQueries, table
 from absurd_contimg.core.arguments import with_checked_arguments
 from absurd_contimg.core.backend import Backend
@@ -133,11 +134,17 @@ class PostgresBackend(Backend):
         return operator_lock(self._url)
 
     async def require_writable(self) -> None:
-        """Raise `BackendError` where the database answers and takes no changes, as a standby."""
+        """Raise `BackendError` where the database answers and takes no changes.
+
+        It is a standby, or a primary whose commits wait for a synchronous standby that is gone.
+        """
         async with self._database.connection() as connection:
-            cursor = await connection.execute("select pg_catalog.pg_is_in_recovery()")
-            if await cursor.fetchall() == [(True,)]:
-                raise BackendError(READ_ONLY, "25006")
+            query = sql.SQL("select pg_catalog.pg_is_in_recovery(), exists ({})").format(
+                sql.SQL(MISSING)
+            )
+            ((is_standby, waits),) = await (await connection.execute(query)).fetchall()
+        if is_standby or waits:
+            raise BackendError(READ_ONLY if is_standby else WAIT_FOR_STANDBY, "25006")
 
     @override
     async def current_time(self) -> datetime:

@@ -54,6 +54,8 @@ class _Queue:
     """Those without a task."""
     batches: QueueStats | None
     """The queue of batches, if there is one."""
+    problem: str | None
+    """Why the database takes no changes."""
 
 
 @app.command()
@@ -64,7 +66,7 @@ def status(
 ) -> None:
     """Show the queue, the workers of this host, groups that wait for files, the newest tasks."""
     from absurd_contimg.ingest.batches import reprocessing_queue
-    from absurd_contimg.operations.overview import workers_of_earlier_names
+    from absurd_contimg.operations.overview import problem_of_changes, workers_of_earlier_names
     from absurd_contimg.operations.services import read_hindrances, worker_notes
     from absurd_contimg.operations.terminal import task_summary, tasks_table
 
@@ -84,7 +86,8 @@ def status(
         running = await backend.list_runs(
             settings.queue_name, states=["running"], limit=_RUNNING_MAX
         )
-        return _Queue(stats, histories, running, superseded, context, groups, batches)
+        problem = await problem_of_changes(backend)
+        return _Queue(stats, histories, running, superseded, context, groups, batches, problem)
 
     queue = shared.with_inspection(settings, from_file, read)
     summaries, now = list(map(summarize, queue.histories)), queue.context.now
@@ -116,6 +119,7 @@ def status(
                 "disk_notes": notes,
                 "pauses": hindrances.pauses,
                 "slots": hindrances.slots,
+                "database_problem": queue.problem,
                 "registry_problem": hindrances.problem,
                 "maintenance": hindrances.maintenance,
                 "groups_waiting": queue.groups,
@@ -131,10 +135,9 @@ def status(
         + (f" (started as {earlier[name]}: the host was renamed)" if name in earlier else "")
         for name in alive or ()
     ]
-    alive_text = "not known" if alive is None else ", ".join(map(cell, names)) or "none"
     unseen = alive is None or (names and locked is None)
-    if unseen and names:
-        alive_text += " (known by their records)"
+    alive_text = "not known" if alive is None else ", ".join(map(cell, names)) or "none"
+    alive_text += " (known by their records)" if unseen and names else ""
     console.print(f"Workers of the pipeline alive on this host: {alive_text}")
     if unseen:
         text = f"The locks of workers in {cell(paths.scratch_dir)} cannot be looked at."
@@ -184,6 +187,9 @@ def _show_queue(queue: _Queue) -> None:
     if queue.superseded:
         counts += f" ({len(queue.superseded)} of the failed ones have a later task of their group)"
     console.print(f"[bold]{cell(stats.queue_name)}[/]: {counts or 'no tasks'}")
+    if queue.problem is not None:
+        text = message_line(queue.problem)
+        console.print(f"[yellow]Nothing can be changed:[/] {text}", soft_wrap=True)
     if stats.oldest_claimable_seconds is not None:
         seconds = stats.oldest_claimable_seconds
         duration = f"for {duration_text(seconds)}" if math.isfinite(seconds) else "since ever"

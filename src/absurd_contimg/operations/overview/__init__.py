@@ -3,6 +3,7 @@
 from absurd_contimg.operations.overview.local_processes import workers_of_earlier_names
 from absurd_contimg.operations.overview.read import (
     RECENT_SECONDS,
+    problem_of_changes,
     read_context,
     read_context_and_groups,
     read_local_disks,
@@ -42,6 +43,7 @@ __all__ = [
     "SiteOverview",
     "WaitingTask",
     "open_site",
+    "problem_of_changes",
     "production_site",
     "read_context",
     "read_context_and_groups",

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.config.alerts import AlertsConfig
+from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
@@ -171,8 +172,7 @@ async def _read_queues(
             names = await site.queues()
             since = None if recent_seconds is None else now - timedelta(seconds=recent_seconds)
             waiting_max = max(WAITING_MAX // 2 // max(len(names), 1), 10)
-            if isinstance(inspection, PostgresBackend):
-                await _note_standby(inspection, problems)
+            problems += filter(None, [await problem_of_changes(inspection)])
             reads = (read_queue(inspection, name, since, waiting_max) for name in names)
             return now, list(await asyncio.gather(*reads))
     except (BackendError, TimeoutError) as error:
@@ -183,13 +183,17 @@ async def _read_queues(
         return datetime.now(UTC), []
 
 
-async def _note_standby(backend: PostgresBackend, problems: list[str]) -> None:
+async def problem_of_changes(inspection: Inspection) -> str | None:
+    """Why a database that answers takes no changes, as of a standby that it waits for."""
+    if not isinstance(inspection, PostgresBackend):
+        return None
     try:
-        await backend.require_writable()
+        await inspection.require_writable()
     except BackendError as error:
         if error.sqlstate != "25006":
             raise
-        problems.append(str(error))
+        return str(error)
+    return None
 
 
 def wait_context(
