@@ -162,7 +162,8 @@ def _check_registry(text: str) -> None:
         raise SettingError(
             "PIPELINE_PRODUCTS_DB is neither a plain path nor a known URL (its text may hold a "
             "password and is not shown).",
-            "Use a file's path, sqlite:///PATH or postgresql://USER@HOST/DATABASE.",
+            "Use a file's path, sqlite:///PATH, postgresql://USER@HOST/DATABASE or, of a service, "
+            "postgresql:///?service=NAME.",
         )
 
 

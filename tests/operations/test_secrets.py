@@ -208,7 +208,7 @@ def test_text_without_a_password_stays(text: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "text",
     [f"postgresql:/u:{PASSWORD}@h/db", f"u:{PASSWORD}@h/db", f"postgresql:{PASSWORD}",
-     f"//u:{PASSWORD}@h/db", f"host=h password={PASSWORD}", f"mysql://u:{PASSWORD}@h/db"],
+     f"service=ha password={PASSWORD}", f"//u:{PASSWORD}@h/db", f"host=h password={PASSWORD}", f"mysql://u:{PASSWORD}@h/db"],
 )  # fmt: skip
 @pytest.mark.parametrize("path", [("settings",), ("worker",), ("registry", "check")], ids=" ".join)
 def test_misspelt_url_of_the_registry_makes_no_file(
@@ -221,6 +221,7 @@ def test_misspelt_url_of_the_registry_makes_no_file(
     printed = run(path, environment, tmp_path)
     assert PASSWORD not in printed
     if "mysql" not in text:
+        assert "postgresql:///?service=NAME" in printed
         assert "PIPELINE_PRODUCTS_DB is neither a plain path nor a known URL" in printed
         assert [file.name for file in tmp_path.iterdir()] == ["output"]
 
