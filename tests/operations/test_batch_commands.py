@@ -122,6 +122,19 @@ def test_of_two_starts_at_one_moment_one_makes_a_batch(
     assert [each.batch_id for each in Batches(Database(registry_path)).batches()] == first
 
 
+def test_a_batch_of_named_groups_is_made_once_until_it_has_ended(contimg: Contimg) -> None:
+    """A second command made a second one, which did all again."""
+    create = ("batch", "create", "pipeline", *GROUPS[:2])
+    first = json.loads(contimg(*create, "--json"))["batch"]["batch_id"]
+    assert f"Batch {first} is active" in contimg(*create, refused=True)
+    contimg(*create, "--ahead", "3")
+    contimg("batch", "create", "pipeline", *GROUPS[:3])
+    contimg("batch", "pause", first, "--reason", "new gates")
+    assert f"Batch {first} is paused" in contimg(*create, refused=True)
+    contimg("batch", "cancel", first)
+    contimg(*create)
+
+
 def test_batch_is_started_paused_resumed_and_cancelled_with_its_running_task(
     contimg: Contimg, registry_path: Path, database_url: str
 ) -> None:

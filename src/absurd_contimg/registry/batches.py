@@ -113,13 +113,16 @@ class Batches:
         """Enter a batch and its items (name, parameters) in order; False if the id is known.
 
         `planned_beside` are the batches that were there when the items were chosen: raises
-        `SettingError` if another one has come since and has one of them to do.
+        `SettingError` if another one has come since and has one of them to do. Raises it, too, for
+        items that were named if a batch with the same ones and parameters is active or paused.
         """
         with self._database.writing() as session:
             if session.get(BatchRow, batch.batch_id) is not None:
                 return False
             if planned_beside is not None:
                 _require_no_newer(session, planned_beside, {name for name, _ in items})
+            if batch.kind != "reprocess":  # whose plan leaves out what others have to do
+                _require_no_equal(session, batch, dict(items))
             session.add(BatchRow(**row_values(batch)))
             session.flush()
             rows = [
@@ -252,6 +255,21 @@ def _require_no_newer(session: Session, known: Collection[str], names: Collectio
             raise SettingError(
                 f"Batch {batch_id} has been made meanwhile and has {name} to do.",
                 f"Look at it, then repeat the command: contimg batch status {batch_id}",
+            )
+
+
+def _require_no_equal(session: Session, batch: Batch, items: Mapping[str, Any]) -> None:
+    goes_on = [BatchState.ACTIVE.value, BatchState.PAUSED.value]
+    query = select(BatchRow).where(BatchRow.state.in_(goes_on), BatchRow.kind == batch.kind)
+    for row in session.scalars(query.where(BatchRow.queue == batch.queue)):
+        of_batch = select(BatchItemRow).where(BatchItemRow.batch_id == row.batch_id)
+        if row.parameters == batch.parameters and items == {
+            item.name: item.params for item in session.scalars(of_batch)
+        }:
+            raise SettingError(
+                f"Batch {row.batch_id} is {row.state} and has the same items and settings.",
+                f"Look at it: contimg batch status {row.batch_id}. To make it once more, cancel it "
+                f"before: contimg batch cancel {row.batch_id}",
             )
 
 
