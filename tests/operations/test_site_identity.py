@@ -178,6 +178,29 @@ def test_every_command_that_works_for_a_queue_is_refused(
     assert not (tmp_path / "other").exists()
 
 
+def test_a_second_spawn_with_another_registry_is_refused_before_any_worker(
+    url: str, tmp_path: Path
+) -> None:
+    """Its groups were entered into a second registry, and the queue belonged to no site yet."""
+    (tmp_path / "in").mkdir(exist_ok=True)
+    (tmp_path / "in" / "catalog.csv").write_text(
+        "name,ra_deg,dec_deg,flux_jy,spectral_index,calibrator\na,1,2,3,0,1\n"
+    )
+    options = [f"--input-dir={tmp_path / 'in'}", f"--output-dir={tmp_path / 'out'}", "--queue=q"]
+    clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+    environment = {**clean, "ABSURD_DATABASE_URL": url}
+    (tmp_path / "in" / "2026-01-01T00:00:00_sb00.hdf5").touch()
+    ended = [
+        CliRunner().invoke(
+            app, [*options, f"--state-dir={tmp_path / name}", "spawn"], env=environment
+        )
+        for name in ("first", "first", "second")
+    ]
+    assert [each.exit_code for each in ended[:2]] == [0, 0], ended[0].exception
+    assert "belongs to a site with the registry" in str(ended[2].exception)
+    assert not (tmp_path / "second").exists()
+
+
 @pytest.mark.parametrize(
     "command",
     [["retry", "--all-failed"], ["queue", "pause", "--reason=x"], ["maintenance", "run"], ["api"]],

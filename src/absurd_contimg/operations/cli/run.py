@@ -241,7 +241,7 @@ async def _spawn(
         require_own_site,
     )
 
-    await require_own_site(backend, settings, [settings.queue_name], joins=False)
+    await require_own_site(backend, settings, [settings.queue_name])
     make_private(settings.pipeline.paths.state_dir)
     with closing(open_registry(settings)) as registry:
         tables = GivenTables(registry.database)
