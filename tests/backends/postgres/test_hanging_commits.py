@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import psycopg
 import pytest
@@ -32,6 +34,8 @@ from absurd_contimg.core.failures import FailureKind
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.errors import RegistryUnconfirmedError
+from absurd_contimg.operations.maintenance import backup
+from absurd_contimg.operations.maintenance.backup import make_backup, restore_backup
 from absurd_contimg.operations.maintenance.vacuum import vacuum_postgres
 from absurd_contimg.registry import database
 from absurd_contimg.registry.database import Database
@@ -189,6 +193,33 @@ def test_the_registry_waits_as_in_an_outage(server_url: str) -> None:
         assert QueuePauses(registry).of_queue(QUEUE) == PAUSE
     verdict = CLASSIFIER.classify(Evidence.of(refusal.value))
     assert (verdict.rule_id, verdict.kind) == ("registry-away", FailureKind.RESOURCE)
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_restoration_whose_standby_goes_meanwhile_leaves_all_as_it_was(
+    server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program that loads it waited for ever."""
+    Database(server_url).close()
+    make_backup(server_url, server_url, tmp_path / "b", datetime.now(UTC))
+    load = backup._restore
+
+    def load_without_standby(*arguments: Any) -> None:
+        waits.enter_context(standby_gone(server_url))
+        load(*arguments)
+
+    async with PostgresBackend(server_url) as backend:
+        await backend.create_queue("newer")
+        with ExitStack() as waits:
+            monkeypatch.setattr(backup, "_restore", load_without_standby)
+            begun = time.monotonic()
+            with pytest.raises(BackendUnavailable, match=f"as it was before.*{CAUSE}"):
+                restore_backup(server_url, server_url, tmp_path / "b", force=True)
+            assert time.monotonic() - begun < 3 * SOON
+            assert "newer" in await backend.list_queues()
+        monkeypatch.setattr(backup, "_restore", load)
+        restore_backup(server_url, server_url, tmp_path / "b", force=True)
+        assert "newer" not in await backend.list_queues()
 
 
 def test_who_waits_for_the_lock_of_such_a_commit_names_the_cause(

@@ -31,6 +31,11 @@ from absurd_contimg.backends.postgres.database_errors import OF_TASKS, raise_tra
 from absurd_contimg.backends.postgres.queue_sites import FORGET_ALL
 from absurd_contimg.backends.postgres.server_programs import find_program
 from absurd_contimg.backends.postgres.sessions import Session, program_parameters
+from absurd_contimg.backends.postgres.synchronous_standby import (
+    WAIT_FOR_STANDBY,
+    CommitUnconfirmed,
+)
+from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.errors import (
     CorruptInputError,
     MissingInputError,
@@ -88,6 +93,8 @@ _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 _TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;"
 _TRANSACTION_TIMEOUT_SINCE = 170_000
 """The first version of the server that knows the setting."""
+_LOCAL = "synchronous_commit = local"
+"""A COMMIT of a program would wait for a standby without a bound: see `_require_confirmed`."""
 _SCRIPT_HEAD_BYTES = 4_096
 _LACKS = (
     "The backup needs what was made by hand beside the tables and is not in this database: make it "
@@ -295,6 +302,7 @@ def _loaded(url: str, source: Path, left_out: Sequence[ForeignTrigger]) -> Itera
     schema = SCHEMAS[source.name]
     aside = aside_of(schema)
     with _naming_variable(schema), bounded_session(url, schema) as session:
+        session.execute(b"" if session.pooled else f"set {_LOCAL}".encode())
         if _exists(session, schema):  # else a restoration was killed, and what is aside counts
             with session.transaction():
                 for (name,) in session.execute(TABLES, (schema,)).fetchall():
@@ -314,6 +322,7 @@ def _loaded(url: str, source: Path, left_out: Sequence[ForeignTrigger]) -> Itera
                 raise CorruptInputError(
                     f"{source} holds no tables of {schema}.", "Use another backup."
                 )
+            _require_confirmed(url)
             yield
         except BaseException:
             session.execute(f"drop schema if exists {schema} cascade".encode())
@@ -321,6 +330,15 @@ def _loaded(url: str, source: Path, left_out: Sequence[ForeignTrigger]) -> Itera
                 session.execute(f"alter schema {aside} rename to {schema}".encode())
             raise
         session.execute(f"drop schema if exists {aside} cascade".encode())
+
+
+def _require_confirmed(url: str) -> None:
+    """Raise `BackendUnavailable` unless synchronous standbys have all that was loaded."""
+    try:
+        with Session.connect(url, autocommit=True) as session, session.transaction():
+            session.execute(b"select pg_catalog.pg_logical_emit_message(true, 'contimg', '')")
+    except CommitUnconfirmed as error:
+        raise BackendUnavailable(f"All is as it was before. {WAIT_FOR_STANDBY}") from error
 
 
 @contextmanager
@@ -429,4 +447,7 @@ def _remedy(program: str, words: str) -> str:
 
 def _parameters(url: str) -> tuple[dict[str, str], str | None]:
     with Session.connect(url, autocommit=True) as session:
-        return program_parameters(session)
+        parameters, password = program_parameters(session)
+        if not session.pooled:
+            parameters["options"] += f" -c {_LOCAL.replace(' ', '')}"
+        return parameters, password
