@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from contextlib import closing
@@ -10,9 +11,11 @@ from uuid import UUID
 
 import h5py
 import pytest
+from every_product import commit
 from sqlalchemy import update
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.core.records import TERMINAL_STATES
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.stage import stage_queues
 from absurd_contimg.ingest.arrivals import Arrivals
@@ -20,10 +23,18 @@ from absurd_contimg.ingest.closing import ArrivalRules, ClosingRules
 from absurd_contimg.ingest.incoming_folder import IncomingFolder
 from absurd_contimg.ingest.spawn import spawn_groups
 from absurd_contimg.operations.cli.app import find_task
-from absurd_contimg.registry import Registry
+from absurd_contimg.operations.cli.run import note_of
+from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.ingestion_records import Closure, FileSighting
-from absurd_contimg.registry.models import FileState, IngestState, SubbandFile
+from absurd_contimg.registry.models import (
+    FileState,
+    IngestState,
+    ObservationGroup,
+    Product,
+    SubbandFile,
+)
+from absurd_contimg.registry.removed_products import RemovedProduct
 from absurd_contimg.settings import Settings, load_settings
 
 QUEUE = "dsa110-pipeline"
@@ -183,6 +194,148 @@ async def test_failed_group_can_be_respawned_without_its_bad_file(
     assert str(bad) not in history.task.params["input_files"]  # type: ignore[index,call-overload]
 
 
+GROUP = "2025-01-15T10:00:00"
+
+
+async def after_retention(
+    settings: Settings, backend: MemoryBackend, status: GroupStatus, reason: str | None = None
+) -> Registry:
+    """The registry of a site whose group has ended so, and whose task retention has removed."""
+    registry = Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
+    (first,) = await spawn_groups(backend, settings, registry)
+    assert first.task is not None
+    (run,) = await backend.claim_task(QUEUE, "worker-1")
+    if status in (GroupStatus.DONE, GroupStatus.DEGRADED):
+        await backend.complete_run(QUEUE, run.run_id, {})
+    elif status in (GroupStatus.FAILED, GroupStatus.QUARANTINED):
+        await backend.fail_run_permanently(QUEUE, run.run_id, {"kind": "permanent"})
+    else:
+        await backend.cancel_task(QUEUE, first.task.task_id)
+    registry.set_group_status(GROUP, status, reason)
+    await remove_ended_tasks(backend)
+    return registry
+
+
+async def remove_ended_tasks(backend: MemoryBackend) -> None:
+    while await backend.cleanup_tasks(QUEUE, 0):
+        pass
+    assert await backend.list_tasks(QUEUE, states=sorted(TERMINAL_STATES)) == []
+
+
+def with_an_image(registry: Registry, settings: Settings) -> Path:
+    """The folder of the image of the group."""
+    output_dir = settings.pipeline.paths.output_dir
+    folder, manifest = commit(output_dir, "image", GROUP, {"image": {"fits": "x", "noise_jy": 1.0}})
+    registry.register(folder, manifest)
+    return folder
+
+
+@pytest.mark.parametrize("status", [GroupStatus.DONE, GroupStatus.DEGRADED])
+@pytest.mark.parametrize("image", ["there", "missing", "removed by retention"])
+async def test_a_finished_group_is_not_processed_again_after_retention(
+    settings: Settings, backend: MemoryBackend, status: GroupStatus, image: str
+) -> None:
+    """Its key went with its task, so that a month later all was done again."""
+    registry = await after_retention(settings, backend, status)
+    folder = with_an_image(registry, settings)
+    if image != "there":
+        folder.rename(folder.with_name("elsewhere"))
+    if image == "removed by retention":
+        (row,) = registry.rows(Product, GROUP)
+        gone = RemovedProduct(row["key"], "image", GROUP, folder, 1, "2026-06-01", "images_days")
+        assert registry.note_removed(gone)
+    for respawn in (False, True):
+        (item,) = await spawn_groups(backend, settings, registry, respawn=respawn)
+        assert item.task is None
+        assert item.ended is not None
+        assert item.ended.is_finished
+        assert "contimg reprocess plan" in note_of(item)
+        assert ("missing" in note_of(item)) == (image == "missing")
+        assert ("2026-06-01" in note_of(item)) == (image == "removed by retention")
+    assert await backend.list_tasks(QUEUE) == []
+
+
+async def test_a_done_group_of_which_no_image_is_known_gets_a_task(
+    settings: Settings, backend: MemoryBackend
+) -> None:
+    registry = await after_retention(settings, backend, GroupStatus.DONE)
+    (item,) = await spawn_groups(backend, settings, registry)
+    assert item.task is not None
+    assert item.task.created
+
+
+@pytest.mark.parametrize(
+    "status", [GroupStatus.FAILED, GroupStatus.QUARANTINED, GroupStatus.CONVERTED]
+)
+async def test_a_group_that_ended_badly_is_repeated_after_retention_only_when_asked(
+    settings: Settings, backend: MemoryBackend, status: GroupStatus
+) -> None:
+    """As before its task was removed; of a cancelled one the registry has the stage it reached."""
+    registry = await after_retention(settings, backend, status, "sb07 is noise")
+    (item,) = await spawn_groups(backend, settings, registry)
+    assert item.task is None
+    assert item.ended is not None
+    assert not item.ended.is_finished
+    assert f"contimg spawn --group {GROUP} --respawn makes a new one" in note_of(item)
+    assert ("sb07 is noise" in note_of(item)) == (status is not GroupStatus.CONVERTED)
+    (again,) = await spawn_groups(backend, settings, registry, respawn=True)
+    assert again.task is not None
+    assert again.task.created
+    (known,) = IngestionTables(registry.database).groups()
+    assert known.task_id == str(again.task.task_id)
+
+
+async def test_a_group_whose_first_task_retention_has_removed_keeps_its_newer_one(
+    settings: Settings, backend: MemoryBackend
+) -> None:
+    """The key of the first was free again, so that a second task ran beside the newer one."""
+    registry, _ = await with_a_failed_task(settings, backend)
+    (second,) = await spawn_groups(backend, settings, registry, respawn=True)
+    assert second.task is not None
+    await remove_ended_tasks(backend)
+    for state in ("pending", "failed"):
+        for respawn in (False, True) if state == "pending" else (False,):
+            (item,) = await spawn_groups(backend, settings, registry, respawn=respawn)
+            assert item.task is not None
+            assert (item.task.task_id, item.state) == (second.task.task_id, state)
+        if state == "pending":
+            (run,) = await backend.claim_task(QUEUE, "worker-1")
+            await backend.fail_run_permanently(QUEUE, run.run_id, {"kind": "permanent"})
+    assert len(await backend.list_tasks(QUEUE)) == 1
+
+
+async def test_a_fork_of_a_group_whose_task_retention_has_removed_is_its_task(
+    settings: Settings, backend: MemoryBackend
+) -> None:
+    registry, _ = await with_a_failed_task(settings, backend)
+    registry.set_group_status(GROUP, GroupStatus.FAILED, "sb07 is noise")
+    (task,) = await backend.list_tasks(QUEUE)
+    fork = await backend.spawn_task(QUEUE, task.task_name, task.params)
+    await remove_ended_tasks(backend)
+    for respawn in (False, True):
+        (item,) = await spawn_groups(backend, settings, registry, respawn=respawn)
+        assert item.task is not None
+        assert (item.task.task_id, item.state) == (fork.task_id, "pending")
+    assert len(await backend.list_tasks(QUEUE)) == 1
+
+
+async def test_a_group_that_went_with_the_queue_unfinished_gets_a_task(
+    settings: Settings, backend: MemoryBackend
+) -> None:
+    """A task that is older than its queue was not removed by retention. What is done stays so."""
+    registry = Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
+    await spawn_groups(backend, settings, registry)
+    for status in (GroupStatus.CALIBRATED, GroupStatus.DONE):
+        registry.set_group_status(GROUP, status)
+        if status is GroupStatus.DONE:
+            with_an_image(registry, settings)
+        await backend.drop_queue(QUEUE)
+        await asyncio.sleep(0.01)  # ids tell milliseconds
+        await backend.create_queue(QUEUE)
+        (item,) = await spawn_groups(backend, settings, registry)
+        assert (item.task is None) == (status is GroupStatus.DONE)
+
+
 async def test_history_of_a_rejected_group_says_why_there_is_none(
     settings: Settings, backend: MemoryBackend
 ) -> None:
@@ -210,6 +363,18 @@ async def test_wrong_input_folder_is_named_before_the_catalogue(
     registry = Registry(settings.registry_url)
     with pytest.raises(MissingInputError, match=r"The input folder .*nowhere cannot be read"):
         await spawn_groups(backend, elsewhere, registry)
+
+
+async def test_history_of_a_group_after_retention_names_the_archive(
+    settings: Settings, backend: MemoryBackend
+) -> None:
+    """It advised to collect the files again, which does all again."""
+    registry = await after_retention(settings, backend, GroupStatus.DONE)
+    registry.close()
+    (row,) = registry.rows(ObservationGroup)
+    says = rf"queue {QUEUE}: done.*Its task {row['task_id']} is no longer there.*--from .*/archive/"
+    with pytest.raises(MissingInputError, match=says):
+        await find_task(backend, settings, GROUP)
 
 
 @pytest.mark.parametrize("target", [None, "/dev/zero", "/nowhere", "folder"])

@@ -14,12 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import LIVE_STATES, SpawnedTask, SpawnOptions, State
+from absurd_contimg.core.records import SpawnedTask, SpawnOptions, State, Task
 from absurd_contimg.errors import InputError, MissingInputError
 from absurd_contimg.execution.context import GroupInputs
 from absurd_contimg.execution.stage import Resource, stage_queues
 from absurd_contimg.history.stage_tasks import COORDINATOR
 from absurd_contimg.ingest.closing import name_subbands
+from absurd_contimg.ingest.past_tasks import Ended, PastTasks
 from absurd_contimg.products.subband_files import is_subband_name, parse_subband_name
 from absurd_contimg.registry import Group, Registry
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS, TOLERANCE_SECONDS
@@ -47,7 +48,7 @@ STRATEGIES: Mapping[str, tuple[str, Callable[[str], SpawnOptions]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A group and its task; None while the group waits."""
+    """A group and its task; None while the group waits, or if it has ended without one."""
 
     group: Group
     task: SpawnedTask | None
@@ -58,6 +59,8 @@ class Spawned:
     """Of a task that existed."""
     waits_for: str = ""
     """What a group without a task waits for."""
+    ended: Ended | None = None
+    """How a group ended whose task is not in the queue any more, and that gets no other."""
 
 
 async def spawn_groups(
@@ -74,10 +77,11 @@ async def spawn_groups(
     """Form groups from the files in the input folder and spawn a task for each.
 
     `strategy` is one of `STRATEGIES`. A group keeps its task, of whatever strategy, unless it
-    failed or was cancelled and `respawn` is set. One with too
-    few sub-bands waits until its first file is `GROUP_WAIT_SECONDS` old, or not at all with
-    `incomplete_now`. With `only` nothing is done about other groups than these. Raises
-    `MissingInputError` for the folder, sub-bands, catalogue, or a group that is not there.
+    failed or was cancelled and `respawn` is set. So it does when the task is not in the queue any
+    more: see `Ended`. One with too few sub-bands waits until its first file is
+    `GROUP_WAIT_SECONDS` old, or not at all with `incomplete_now`. With `only` nothing is done
+    about other groups than these. Raises `MissingInputError` for the folder, sub-bands, catalogue,
+    or a group that is not there.
     """
     if strategy == "stages":
         await require_stage_queues(backend, settings.queue_name)
@@ -87,6 +91,9 @@ async def spawn_groups(
         groups = _only(only, groups, settings.pipeline.paths.input_dir)
     catalog = find_catalog(settings)
     expected = settings.pipeline.conversion.expected_subbands
+    task_names = {name for name, _ in STRATEGIES.values()}
+    past = PastTasks(backend, settings.queue_name, registry, task_names)
+    await past.read()
     results = []
     for group in groups:
         changed = await asyncio.to_thread(_times_of_change, group.files)
@@ -105,7 +112,10 @@ async def spawn_groups(
             calibrator=calibrator,
         )
         async with backend.operator_lock() if respawn else nullcontext():
-            task, state = await _spawn(backend, settings.queue_name, inputs, respawn, strategy)
+            task, state = await _spawn(past, inputs, respawn, strategy)
+        if isinstance(task, Ended):
+            results.append(Spawned(group, None, len(present), expected, ended=task))
+            continue
         now = (await backend.current_time()).timestamp()
         await asyncio.to_thread(_close, registry, inputs, str(task.task_id), now, task.created)
         results.append(Spawned(group, task, len(present), expected, state))
@@ -148,11 +158,12 @@ def _close(registry: Registry, inputs: GroupInputs, task_id: str, now: float, is
         declination_deg=None if pointing is None else pointing.declination_deg,
         closed_at=now,
     )
-    if tables.close_group(closure):
-        tables.note_task(inputs.group_id, 1, task_id)
-    elif is_new:  # in the place of one that failed or was cancelled
+    is_closed = tables.close_group(closure)
+    if is_new:  # maybe in the place of one that failed or was cancelled
         (group,) = tables.groups(group_id=inputs.group_id)
         tables.note_task(inputs.group_id, group.files_version, task_id)
+    elif is_closed:
+        tables.note_task(inputs.group_id, 1, task_id)
 
 
 async def require_stage_queues(backend: Backend, queue_name: str) -> None:
@@ -168,43 +179,43 @@ async def require_stage_queues(backend: Backend, queue_name: str) -> None:
 
 
 async def _spawn(
-    backend: Backend, queue_name: str, inputs: GroupInputs, respawn: bool, strategy: str
-) -> tuple[SpawnedTask, State | None]:
-    """A new task of the group, or its newest one with its state.
+    past: PastTasks, inputs: GroupInputs, respawn: bool, strategy: str
+) -> tuple[SpawnedTask | Ended, State | None]:
+    """A new task of the group, or its earlier one with its state, or how it ended.
 
     With `respawn` a new one too where all earlier ones, forks included, have failed or were
     cancelled.
     """
+    known = await past.of_group(inputs.group_id, to_repeat=respawn)
+    if isinstance(known, Ended) and (known.is_finished or not respawn):
+        return known, None
+    if isinstance(known, Task) and (not respawn or not _may_be_repeated(known)):
+        return _existing(known)
     task_name, spawn_options = STRATEGIES[strategy]
     options, number = spawn_options(inputs.group_id), 1
     first_key = options.idempotency_key
     params = inputs.model_dump(mode="json")
     while True:
-        task = await backend.spawn_task(queue_name, task_name, params, options)
+        task = await past.backend.spawn_task(past.queue_name, task_name, params, options)
         if task.created:
             return task, None
-        result = await backend.get_task_result(queue_name, task.task_id)
-        if result is None or result.state not in ("failed", "cancelled"):
-            return task, None if result is None else result.state
-        newest = await _newest(backend, queue_name, inputs.group_id, task, result.state)
-        if not respawn or newest[1] in LIVE_STATES:
-            return newest
+        if known is None:  # the registry has not noted it
+            known = await past.task_in_queue(inputs.group_id)
+            if known is None:  # of other parameters than a group's
+                return task, None
+            if not respawn or not _may_be_repeated(known):
+                return _existing(known)
         number += 1
         options = replace(options, idempotency_key=f"{first_key}#{number}")
 
 
-async def _newest(
-    backend: Backend, queue_name: str, group_id: str, first: SpawnedTask, state: State
-) -> tuple[SpawnedTask, State]:
-    """The live task of a group of which one has failed, else the one that was spawned last."""
-    tasks = await backend.list_tasks(queue_name, params={"group_id": group_id})
-    tasks.sort(key=lambda task: task.state not in LIVE_STATES)
-    names = {name for name, _ in STRATEGIES.values()}
-    for task in tasks:  # of each sort the newest first
-        if task.task_name in names and task.task_id != first.task_id:
-            run_id = task.last_attempt_run or first.run_id
-            return SpawnedTask(task.task_id, run_id, task.attempts, False), task.state
-    return first, state
+def _may_be_repeated(task: Task) -> bool:
+    return task.state in ("failed", "cancelled")
+
+
+def _existing(task: Task) -> tuple[SpawnedTask, State]:
+    run_id = task.last_attempt_run or task.task_id  # Absurd gives each task a run
+    return SpawnedTask(task.task_id, run_id, task.attempts, created=False), task.state
 
 
 def find_catalog(settings: Settings) -> Path:

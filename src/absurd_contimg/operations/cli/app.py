@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from absurd_contimg.history.wait_explanation import WaitContext
     from absurd_contimg.operations.overview import GroupOverview
     from absurd_contimg.operations.services import Actions
+    from absurd_contimg.registry.ingestion_records import IngestGroup
 
 _T = TypeVar("_T")
 
@@ -345,28 +346,31 @@ async def find_tasks(backend: Inspection, settings: Settings, name: str) -> list
             f"{name!r} means {len(candidates)} tasks on queue {queue}; their ids end in {ends}.",
             f"Give more of one of them. {hint}",
         )
-    if not isinstance(backend, HistoryFile) and (why := _why_no_task(settings, name)):
-        raise MissingInputError(
-            f"Group {name} has no task on queue {queue}: {why}.",
-            f"contimg groups says more. To collect its files again: contimg reopen {name}",
-        )
+    if not isinstance(backend, HistoryFile) and (group := _known_group(settings, name)):
+        why = f"{group.state}, {group.closed_reason}" if group.closed_reason else group.state
+        remedy = f"contimg groups says more. To collect its files again: contimg reopen {name}"
+        if group.task_id is not None:
+            archive = settings.pipeline.paths.state_dir / "archive" / "histories-DATE.jsonl.gz"
+            remedy = (
+                f"Its task {group.task_id} is no longer there. If contimg maintenance run has "
+                f"removed it: contimg history {name} --from {archive}, with the day of its end"
+            )
+        raise MissingInputError(f"Group {name} has no task on queue {queue}: {why}.", remedy)
     raise MissingInputError(
         f"There is no task of {name!r} on queue {queue}.",
         did_you_mean(name, await _task_names(backend, queue), hint),
     )
 
 
-def _why_no_task(settings: Settings, name: str) -> str | None:
-    """The state of a group that the registry knows; None of one that it does not."""
+def _known_group(settings: Settings, name: str) -> IngestGroup | None:
+    """A group that the registry knows."""
     from absurd_contimg.operations.services import has_registry, open_tables  # noqa: PLC0415 - slow
     from absurd_contimg.registry.ingestion import IngestionTables  # noqa: PLC0415
 
     if not has_registry(settings):
         return None
     with open_tables(settings) as database:
-        for group in IngestionTables(database).groups(group_id=name):
-            return f"{group.state}, {group.closed_reason}" if group.closed_reason else group.state
-    return None
+        return next(iter(IngestionTables(database).groups(group_id=name)), None)
 
 
 async def _task_names(backend: Inspection, queue: str) -> list[str]:

@@ -169,9 +169,10 @@ def run(
     waiting = [
         (item.group.group_id, item.present, item.expected, item.waits_for)
         for item in spawned
-        if item.task is None
+        if item.waits_for
     ]
-    shared.write_report_to(settings, histories, report_path, waiting)
+    if histories or waiting or report_path is not None:  # else the earlier report stays
+        shared.write_report_to(settings, histories, report_path, waiting)
     if waiting:
         names = ", ".join(name for name, *_ in waiting[:5])
         console.print(
@@ -187,7 +188,8 @@ def run(
             "contimg history GROUP says which group has failed, and what to do. After that: "
             "contimg run.",
         )
-    if waiting or any(history.task.state != "completed" for history in histories):
+    has_failed = any(item.ended is not None and not item.ended.is_finished for item in spawned)
+    if waiting or has_failed or any(each.task.state != "completed" for each in histories):
         raise typer.Exit(1)
 
 
@@ -264,15 +266,20 @@ async def _spawn(
         return spawned
 
 
-def _note(item: Spawned) -> str:
+def note_of(item: Spawned) -> str:
     """What became of a group, or what to do."""
+    name = item.group.group_id
+    renew = f"contimg spawn --group {name} --respawn"
+    if item.ended is not None:
+        remedy = f"{renew} makes a new one"
+        if item.ended.is_finished:
+            remedy = "to process it again: contimg reprocess plan"
+        return f"{item.ended.text}; its task is no longer in the queue; {remedy}"
     if item.task is None:
         return f"waits for {item.waits_for}"
     if item.task.created:
         return "spawned"
     if item.state in ("failed", "cancelled"):
-        name = item.group.group_id
-        renew = f"contimg spawn --group {name} --respawn"
         return f"existed, {item.state}: contimg history {name}; {renew} makes a new one"
     if item.state == "completed":
         return "existed, completed; to process it again: contimg reprocess plan"
@@ -284,7 +291,7 @@ def _show_spawned(spawned: list[Spawned]) -> None:
     for item in spawned:
         task_id = "" if item.task is None else str(item.task.task_id)
         present = f"{item.present} of {item.expected}"
-        table.add_row(cell(item.group.group_id), present, task_id, cell(_note(item)))
+        table.add_row(cell(item.group.group_id), present, task_id, cell(note_of(item)))
     console.print(table)
 
 
@@ -310,4 +317,5 @@ def _json_of(item: Spawned) -> dict[str, object]:
         "created": item.task is not None and item.task.created,
         "state": item.state,
         "waits_for": item.waits_for or None,
+        "ended": None if item.ended is None else item.ended.text,
     }
