@@ -16,9 +16,9 @@ from mortal_ports import Kill, Killed, Mortal
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import LIVE_STATES, Task
+from absurd_contimg.core.records import LIVE_STATES, SpawnOptions, Task
 from absurd_contimg.errors import SettingError
-from absurd_contimg.ingest.batches import feed, item_key, reprocessing_queue
+from absurd_contimg.ingest.batches import feed, item_key, note_ended_items, reprocessing_queue
 from absurd_contimg.registry.batches import Batch, Batches, BatchState, ItemState
 from absurd_contimg.registry.database import Database
 from absurd_contimg.workflows.task_versions import headers_of
@@ -102,6 +102,42 @@ async def test_tasks_that_sleep_count_for_the_cap_and_failed_ones_are_counted(
         await work(backend, 10, "failed")
         await feed(batches, backend)
     assert batches.counts("b")[ItemState.FAILED] == 20
+    assert batches.batch("b").state is BatchState.COMPLETED
+
+
+async def test_ends_are_noted_before_retention_removes_the_tasks(
+    backend: Backend, batches: Batches
+) -> None:
+    """What had completed while no daemon ran counted as failed at its next poll.
+
+    So did what was retried after it had failed; and what a daemon had spawned that died before it
+    could note it ran again.
+    """
+    batches.create(new_batch("b", ahead=4), groups(4))
+    (begun,) = batches.begin_items("b", 1)
+    options = SpawnOptions(idempotency_key=item_key("b", begun.position))
+    await backend.create_queue(QUEUE)
+    await backend.spawn_task(QUEUE, "pipeline", begun.params, options)
+    await work(backend)  # nobody has noted that there is a task
+    dead = batches.items("b", ItemState.SPAWNED)
+    assert [item.task_id for item in dead] == [None]
+    tasks = await tasks_of(backend)
+    note_ended_items(batches, QUEUE, tasks)
+    await feed(batches, backend)
+    assert len(await tasks_of(backend)) == 4
+    await work(backend, 1, "failed")
+    await feed(batches, backend)
+    assert batches.counts("b")[ItemState.FAILED] == 1
+    (failed,) = await backend.list_tasks(QUEUE, states=["failed"])
+    await backend.retry_task(QUEUE, failed.task_id)
+    await work(backend, 3)
+    await backend.spawn_task(QUEUE, "pipeline", {}, SpawnOptions(idempotency_key="batch:other:0"))
+    stale = batches.items("b", ItemState.SPAWNED)  # as a daemon has read them that polls now
+    for _ in range(2):
+        note_ended_items(batches, QUEUE, await tasks_of(backend))
+        assert batches.counts("b")[ItemState.COMPLETED] == 4
+    batches.end_items("b", {item.position: ItemState.FAILED for item in stale})
+    assert batches.counts("b")[ItemState.COMPLETED] == 4
     assert batches.batch("b").state is BatchState.COMPLETED
 
 

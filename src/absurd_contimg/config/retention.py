@@ -35,9 +35,10 @@ class RetentionConfig(Section):
     raw_files_days: float = Field(30.0, gt=0)
     """Raw files (deployment: 30), from the time in their name; only where a command asks for it,
     since they are the telescope's."""
-    tasks_days: float = Field(30.0, gt=0)
-    """Tasks in Absurd, from their end; their histories are archived first."""
-    events_days: float = Field(30.0, gt=0)
+    tasks_days: float = Field(30.0, ge=0.02)
+    """Tasks in Absurd, from their end; their histories are archived first. Half an hour (0.02) is
+    the least: what ends while histories are archived must stay."""
+    events_days: float = Field(30.0, ge=0.02)
     """Events that were emitted longer ago are removed."""
     logs_days: float | None = Field(30.0, gt=0)
     """Logs of stages in the state folder, from their last change."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from absurd_contimg.config.refused_values import refusal_sentences
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import ValueRefused
-from absurd_contimg.core.records import LIVE_STATES, SpawnOptions, Task
+from absurd_contimg.core.records import LIVE_STATES, TERMINAL_STATES, SpawnOptions, Task
 from absurd_contimg.execution.stage import stage_queues
 from absurd_contimg.registry.batches import Batch, BatchItem, BatchState, ItemState
 from absurd_contimg.workflows.task_versions import headers_of
@@ -93,7 +93,16 @@ class BatchStore(Protocol):
         """Note the tasks of items by position."""
 
     def end_items(self, batch_id: str, states: Mapping[int, ItemState]) -> None:
-        """Note how items ended; completes an active batch whose items have all ended."""
+        """Note how spawned items ended; completes an active batch whose items have all ended."""
+
+
+class LastStates(Protocol):
+    """The part of the registry that notes the ends of items whose tasks are about to go."""
+
+    def note_last_states(
+        self, queue: str, ended: Mapping[tuple[str, int], tuple[str, ItemState]]
+    ) -> None:
+        """Note task and end of items, by batch and position; unknown ones are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +136,28 @@ def create_batch(
     return store.create(batch, items, planned_beside)
 
 
+_KEY_PREFIX = "batch:"
+
+
 def item_key(batch_id: str, position: int) -> str:
     """The idempotency key of an item's task."""
-    return f"batch:{batch_id}:{position}"
+    return f"{_KEY_PREFIX}{batch_id}:{position}"
+
+
+def note_ended_items(store: LastStates, queue: str, tasks: Iterable[Task]) -> None:
+    """Note how those of these tasks that are items of batches have ended, before they are removed.
+
+    The feeder cannot ask any more then. Raises what the registry raises.
+    """
+    ended: dict[tuple[str, int], tuple[str, ItemState]] = {}
+    for task in tasks:
+        key = task.idempotency_key or ""
+        batch_id, _, position = key.removeprefix(_KEY_PREFIX).rpartition(":")
+        is_item = key.startswith(_KEY_PREFIX) and position.isdecimal()
+        if is_item and task.state in TERMINAL_STATES:
+            ended[batch_id, int(position)] = str(task.task_id), ITEM_STATES[task.state]
+    if ended:
+        store.note_last_states(queue, ended)
 
 
 async def feed(

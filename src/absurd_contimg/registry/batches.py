@@ -207,15 +207,37 @@ class Batches:
                 session.get_one(BatchItemRow, (batch_id, position)).task_id = task_id
 
     def end_items(self, batch_id: str, states: Mapping[int, ItemState]) -> None:
-        """Note how items ended; completes an active batch whose items have all ended."""
+        """Note how spawned items ended; completes an active batch whose items have all ended.
+
+        An item of which another process has noted the end meanwhile keeps it.
+        """
         with self._database.writing() as session:
             for position, state in states.items():
-                session.get_one(BatchItemRow, (batch_id, position)).state = state.value
-            session.flush()
-            row, counts = _get(session, batch_id), _counts(session, batch_id)
-            open_items = counts[ItemState.WAITING] + counts[ItemState.SPAWNED]
-            if row.state == BatchState.ACTIVE.value and not open_items:
-                row.state = BatchState.COMPLETED.value
+                row = session.get_one(BatchItemRow, (batch_id, position))
+                if row.state == ItemState.SPAWNED.value:
+                    row.state = state.value
+            _complete(session, _get(session, batch_id))
+
+    def note_last_states(
+        self, queue: str, ended: Mapping[tuple[str, int], tuple[str, ItemState]]
+    ) -> None:
+        """Note the task of items, by batch and position, and how it ended last.
+
+        Also of one that had failed before and was retried. What this registry does not know as an
+        item of this queue with this task is left out.
+        """
+        with self._database.writing() as session:
+            changed = dict[str, BatchRow]()
+            for (batch_id, position), (task_id, state) in ended.items():
+                batch = session.get(BatchRow, batch_id)
+                item = session.get(BatchItemRow, (batch_id, position))
+                if batch is None or batch.queue != queue or item is None:
+                    continue
+                if item.task_id in (None, task_id):
+                    item.task_id, item.state = task_id, state.value
+                    changed[batch_id] = batch
+            for batch in changed.values():
+                _complete(session, batch)
 
     def change(self, batch_id: str, state: BatchState, reason: str | None = None) -> Batch:
         """Pause, resume or cancel a batch; what was waiting of a cancelled one is cancelled.
@@ -238,6 +260,15 @@ class Batches:
                     .values(state=ItemState.CANCELLED.value)
                 )
             return _batch(row)
+
+
+def _complete(session: Session, batch: BatchRow) -> None:
+    """Complete a batch if it is active and its items have all ended."""
+    session.flush()
+    counts = _counts(session, batch.batch_id)
+    open_items = counts[ItemState.WAITING] + counts[ItemState.SPAWNED]
+    if batch.state == BatchState.ACTIVE.value and not open_items:
+        batch.state = BatchState.COMPLETED.value
 
 
 def _open_names(session: Session) -> dict[str, str]:

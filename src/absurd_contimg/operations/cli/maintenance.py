@@ -67,6 +67,8 @@ def plan(raw_files: _RawFiles = False, as_json: AsJson = False) -> None:
         if tasks:
             text = f"{queue}: {tasks} ended tasks would be archived and removed"
             console.print(message_line(text))
+    for queue, text in made.kept_tasks.items():
+        console.print(message_line(f"{queue}: {text}"))
 
 
 @maintenance_app.command()
@@ -106,6 +108,9 @@ def run(
                 f"{queue.queue}: {queue.archived} tasks archived, {queue.removed_tasks} tasks and "
                 f"{queue.removed_events} events removed"
             )
+            console.print(message_line(text))
+        if queue.kept:
+            text = f"{queue.queue}: {queue.kept} old tasks stay: {queue.kept_for}"
             console.print(message_line(text))
     for text in done.refused:
         error_console.print(message_line(text))

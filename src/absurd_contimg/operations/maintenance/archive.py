@@ -8,10 +8,11 @@ same task takes the place of the older one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.records import TERMINAL_STATES, History, State
@@ -25,8 +26,9 @@ from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.filesystem import LOCAL
 
 _PAGE = 500
-_SAFETY_SECONDS = 900
-"""Tasks are removed only if they are so much older than those that were archived."""
+_SAFETY = timedelta(seconds=900)
+"""What ended up to so long after those that are removed is archived too; `RetentionConfig` has no
+shorter time for tasks."""
 _REMOVED_AT_ONCE = 1000
 _ENDED: tuple[State, ...] = ("completed", "failed", "cancelled")
 
@@ -37,8 +39,25 @@ class CleanedQueue:
 
     queue: str
     archived: int
+    """Of those that were old enough to go; what goes soon may be archived too."""
     removed_tasks: int
     removed_events: int
+    kept: int = 0
+    """See `CleaningPlan`."""
+    kept_for: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CleaningPlan:
+    """Which old tasks of a queue would go now."""
+
+    ended_before: datetime
+    """What ended earlier goes: Absurd's procedure knows nothing but age."""
+    count: int
+    kept: int = 0
+    """Old tasks that stay, as one of them is needed and the others ended after it."""
+    kept_for: str = ""
+    """Who needs it."""
 
 
 def terminal_at(history: History) -> datetime | None:
@@ -114,23 +133,56 @@ def archive_histories(folder: Path, histories: Iterable[History]) -> list[Path]:
     return written
 
 
+async def plan_cleaning(
+    inspection: Inspection, queue: str, ended_before: datetime, needed: Mapping[UUID, str]
+) -> CleaningPlan:
+    """What would go of the tasks that ended before a time; `needed` says by whom some are."""
+    return _plan(await old_histories(inspection, queue, ended_before), ended_before, needed)
+
+
+def _plan(
+    histories: Iterable[History], ended_before: datetime, needed: Mapping[UUID, str]
+) -> CleaningPlan:
+    ends = {each.task.task_id: ended for each in histories if (ended := terminal_at(each))}
+    old = {task_id: ended for task_id, ended in ends.items() if ended < ended_before}
+    first = min(old.keys() & needed.keys(), key=old.__getitem__, default=None)
+    if first is None:
+        return CleaningPlan(ended_before, len(old))
+    ended_before = old[first] - _SAFETY
+    count = sum(ended < ended_before for ended in old.values())
+    return CleaningPlan(ended_before, count, len(old) - count, needed[first])
+
+
 async def clean_queue(
-    backend: Backend, queue: str, folder: Path, *, tasks_days: float, events_days: float
+    backend: Backend,
+    queue: str,
+    folder: Path,
+    *,
+    tasks_days: float,
+    events_days: float,
+    needed: Mapping[UUID, str] | None = None,
+    note: Callable[[Sequence[History]], None] = lambda _: None,
 ) -> CleanedQueue:
     """Archive the tasks that ended so many days ago, then remove them and the old events.
 
-    By Absurd's own procedures, which remove by age alone: they are called with an age that is
-    greater than that of everything that was archived, so a task is in the archive before it goes.
+    By Absurd's own procedures, which remove by age alone: what ended up to `_SAFETY` later is
+    archived too, so that a task is in the archive before it goes. A needed task stays, and what
+    ended after it. `note` is called, in a thread, with what may go.
     """
-    ttl = timedelta(days=tasks_days)
-    asked_at = await backend.current_time()
-    old = await old_histories(backend, queue, asked_at - ttl)
-    if old:
-        await asyncio.to_thread(archive_histories, folder, old)
+    ended_before = await backend.current_time() - timedelta(days=tasks_days)
+    old = await old_histories(backend, queue, ended_before + _SAFETY)
+    plan = _plan(old, ended_before, needed or {})
+    going = [
+        each
+        for each in old
+        if (ended := terminal_at(each)) is not None and ended < plan.ended_before + _SAFETY
+    ]
+    if going:
+        await asyncio.to_thread(archive_histories, folder, going)
+        await asyncio.to_thread(note, going)
     removed = events = 0
     while True:
-        waited = await backend.current_time() - asked_at
-        age = int((ttl + waited).total_seconds()) + _SAFETY_SECONDS
+        age = int((await backend.current_time() - plan.ended_before).total_seconds())
         count = await backend.cleanup_tasks(queue, age, _REMOVED_AT_ONCE)
         removed += count
         if count < _REMOVED_AT_ONCE:
@@ -140,4 +192,4 @@ async def clean_queue(
         count = await backend.cleanup_events(queue, event_age, _REMOVED_AT_ONCE)
         events += count
         if count < _REMOVED_AT_ONCE:
-            return CleanedQueue(queue, len(old), removed, events)
+            return CleanedQueue(queue, plan.count, removed, events, plan.kept, plan.kept_for)

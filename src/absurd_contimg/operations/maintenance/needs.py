@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from uuid import UUID
 
 from absurd_contimg.core.backend import Inspection
-from absurd_contimg.core.records import LIVE_STATES, History
+from absurd_contimg.core.records import LIVE_STATES, History, Task
 from absurd_contimg.core.task_queries import TaskFilter
 from absurd_contimg.ingest.selection import mjd_of
 from absurd_contimg.operations.maintenance.archive import histories_in_pages
@@ -30,6 +32,8 @@ class Needs:
     """By product key."""
     folders: Mapping[str, str] = field(default_factory=dict)
     """By path; what is at, in or around it stays."""
+    tasks: Mapping[UUID, str] = field(default_factory=dict)
+    """By id, those that others name which have not ended."""
 
     def reason(self, key: str, group_id: str, folder: Path) -> str | None:
         """Why a product has to stay, None if nothing needs it."""
@@ -58,6 +62,7 @@ async def read_needs(
 
 def needs_of(live: Iterable[History], registry: Registry, now: datetime) -> Needs:
     """What these tasks, which have not ended, and the registry need."""
+    live = list(live)
     windows = list_windows(registry.database)
     members = {window.window_id: _members(window) for window in windows}
     groups = _of_windows(windows) | _of_groups(registry)
@@ -66,8 +71,7 @@ def needs_of(live: Iterable[History], registry: Registry, now: datetime) -> Need
     known = {row["group_id"] for row in registry.rows(ObservationGroup)} | members.keys()
     folders: dict[str, str] = {}
     for history in live:
-        task = history.task
-        text = f"task {task.task_id} ({task.task_name}) has not ended"
+        task, text = history.task, _not_ended(history.task)
         for word in _texts([task.params, *history.checkpoint_states.values()]):
             if word in known:
                 groups |= dict.fromkeys((word, *members.get(word, ())), text)
@@ -83,7 +87,23 @@ def needs_of(live: Iterable[History], registry: Registry, now: datetime) -> Need
             text = f"calibration {row['set_name']} is valid"
             products[row["product_key"]] = text
             folders[row["source_ms"]] = text
-    return Needs(groups, products, folders)
+    return Needs(groups, products, folders, needed_tasks(live))
+
+
+def needed_tasks(live: Iterable[History]) -> dict[UUID, str]:
+    """The tasks that these name: a child is waited for, the parent of a fork is copied from."""
+    tasks: dict[UUID, str] = {}
+    for history in live:
+        task = history.task
+        states = history.checkpoint_states.values()
+        for word in _texts([task.params, task.headers, *states]):
+            with suppress(ValueError):
+                tasks[UUID(word)] = _not_ended(task)
+    return tasks
+
+
+def _not_ended(task: Task) -> str:
+    return f"task {task.task_id} ({task.task_name}) has not ended"
 
 
 def _of_windows(windows: Iterable[Window]) -> dict[str, str]:

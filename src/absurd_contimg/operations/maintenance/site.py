@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,11 +11,11 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.host_scratch import host_scratch
 from absurd_contimg.execution.scratch import Janitor, RemovedFolder
-from absurd_contimg.ingest.batches import pipeline_queues
+from absurd_contimg.ingest.batches import note_ended_items, pipeline_queues
 from absurd_contimg.operations.maintenance.archive import (
     CleanedQueue,
     clean_queue,
-    old_histories,
+    plan_cleaning,
 )
 from absurd_contimg.operations.maintenance.files import (
     OldFile,
@@ -34,6 +33,7 @@ from absurd_contimg.operations.maintenance.retention import (
 )
 from absurd_contimg.products.removal import unfinished_removals
 from absurd_contimg.registry import Registry
+from absurd_contimg.registry.batches import Batches
 from absurd_contimg.registry.models import Product
 from absurd_contimg.registry.service_records import forget_services, list_services
 from absurd_contimg.settings import Settings
@@ -56,7 +56,9 @@ class SitePlan:
     """None unless they were asked for."""
     logs: tuple[OldFile, ...]
     tasks: dict[str, int]
-    """By queue, the tasks that are old enough."""
+    """By queue, the tasks that would go."""
+    kept_tasks: dict[str, str]
+    """By queue, why others that are as old would stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,10 @@ async def plan_site(
     queues = await backend.list_queues()
     needs = await read_needs(backend, queues, registry, now)
     ended_before = now - timedelta(days=config.tasks_days)
+    cleaning = {
+        queue: await plan_cleaning(backend, queue, ended_before, needs.tasks)
+        for queue in pipeline_queues(settings.queue_name, queues)
+    }
     return SitePlan(
         products=await asyncio.to_thread(plan_retention, registry, config, needs, now),
         unfinished=len(await asyncio.to_thread(unfinished_removals, paths.output_dir)),
@@ -90,9 +96,11 @@ async def plan_site(
         logs=tuple(
             await asyncio.to_thread(old_logs, paths.state_dir, config.logs_days, needs, now)
         ),
-        tasks={
-            queue: len(await old_histories(backend, queue, ended_before))
-            for queue in pipeline_queues(settings.queue_name, queues)
+        tasks={queue: each.count for queue, each in cleaning.items()},
+        kept_tasks={
+            queue: f"{each.kept} old tasks stay: {each.kept_for}"
+            for queue, each in cleaning.items()
+            if each.kept
         },
     )
 
@@ -124,9 +132,7 @@ async def run_site(
         products=products,
         raw_files=await asyncio.to_thread(remove_raw_files, registry, raw, now, files),
         logs=await asyncio.to_thread(remove_logs, logs, files),
-        queues=tuple(
-            await clean_queues(settings, backend, pipeline_queues(settings.queue_name, queues))
-        ),
+        queues=tuple(await clean_queues(settings, backend, registry)),
         scratch=tuple(await asyncio.to_thread(_sweep, paths.scratch_dir)),
         refused=(*products.refused, *files),
     )
@@ -154,13 +160,25 @@ def require_recent_work(registry: Registry, now: datetime) -> None:
 
 
 async def clean_queues(
-    settings: Settings, backend: Backend, queues: Sequence[str]
+    settings: Settings, backend: Backend, registry: Registry
 ) -> list[CleanedQueue]:
-    """Archive and remove old tasks and events of these queues."""
-    config = settings.pipeline.retention
-    days = {"tasks_days": config.tasks_days, "events_days": config.events_days}
-    folder = settings.pipeline.paths.state_dir / ARCHIVE
-    return [await clean_queue(backend, queue, folder, **days) for queue in queues]
+    """Archive and remove old tasks and events; of items of batches their ends are noted before."""
+    config, batches = settings.pipeline.retention, Batches(registry.database)
+    queues = await backend.list_queues()
+    needs = await read_needs(backend, queues, registry, await backend.current_time())
+
+    async def clean(queue: str) -> CleanedQueue:
+        return await clean_queue(
+            backend,
+            queue,
+            settings.pipeline.paths.state_dir / ARCHIVE,
+            tasks_days=config.tasks_days,
+            events_days=config.events_days,
+            needed=needs.tasks,
+            note=lambda old: note_ended_items(batches, queue, (each.task for each in old)),
+        )
+
+    return [await clean(queue) for queue in pipeline_queues(settings.queue_name, queues)]
 
 
 def _raw_files(

@@ -87,9 +87,11 @@ class SimulatedBatches:
             self._keep(replace(self._items[batch_id, position], task_id=task_id))
 
     def end_items(self, batch_id: str, states: Mapping[int, ItemState]) -> None:
-        """Note how items ended; completes an active batch whose items have all ended."""
+        """Note how spawned items ended; completes an active batch whose items have all ended."""
         for position, state in states.items():
-            self._keep(replace(self._items[batch_id, position], state=state))
+            item = self._items[batch_id, position]
+            if item.state is ItemState.SPAWNED:
+                self._keep(replace(item, state=state))
         batch = self._batches[batch_id]
         ended = all(item.state in _ENDED for item in self.items(batch_id))
         if batch.state is BatchState.ACTIVE and ended:
