@@ -6,7 +6,7 @@ business of the simulation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -27,6 +27,8 @@ class RecoveryObservation:
     """Every fault ended a process that was restarted under its own name at once."""
     only_lost_calls: bool
     """Every fault was one call that the database refused or whose reply was lost."""
+    read_errors: Callable[[], Mapping[str, str]] = dict
+    """Line and text of the errors, by how the run ended; called where one is new."""
 
 
 def same_end_as_baseline(observed: RecoveryObservation) -> Iterator[str]:
@@ -63,4 +65,6 @@ def faults_make_no_new_errors(observed: RecoveryObservation) -> Iterator[str]:
     known = {end for ends in observed.baseline_run_ends for end in ends}
     new = {end for ends in observed.run_ends for end in ends if end.startswith("failed ")} - known
     if new := new - {"failed $ClaimTimeout"}:
-        yield f"runs ended as {sorted(new)}"
+        errors = observed.read_errors()
+        texts = "; ".join(errors[end] for end in sorted(new) if end in errors)
+        yield f"runs ended as {sorted(new)}{texts and ': '}{texts}"

@@ -23,6 +23,7 @@ from math import inf
 from typing import NamedTuple
 
 from absurd_contimg.core.records import History
+from absurd_contimg.history.failures import failed_runs
 from absurd_contimg.history.invariants.check import RECOVERY_INVARIANTS, Violation, find_violations
 from absurd_contimg.history.invariants.recovery import RecoveryObservation
 from absurd_contimg.simulation.exploration.crash_run import CrashRun, Snapshot
@@ -388,8 +389,15 @@ def _violations(
         baseline.ended_at,
         restarted_at_once=only_of(schedule, RESTARTS),
         only_lost_calls=only_of(schedule, NETWORK) and lost_calls_of_runs,
+        read_errors=partial(_errors, run),
     )
     return outcome.violations + tuple(find_violations(RECOVERY_INVARIANTS, observed))
+
+
+def _errors(run: CrashRun) -> dict[str, str]:
+    """Line and text of the errors of a run, by how the run of the task ended."""
+    failures = [each for history in run.world.histories() for each in failed_runs(history)]
+    return {f"failed {each.name}": each.text for each in reversed(failures)}
 
 
 def _latest_end(spec: ExplorationSpec, schedule: FaultSchedule, baseline: _Baseline) -> float:

@@ -23,7 +23,7 @@ from absurd_contimg.simulation.model.effect_gateway import EffectGateway, Regist
 from absurd_contimg.simulation.model.executor import SimulatedExecutor, SimulatedStage, simulated
 from absurd_contimg.simulation.model.files import SimulatedFiles
 from absurd_contimg.simulation.model.hosts import Host
-from absurd_contimg.simulation.model.module_globals import ModuleGlobals
+from absurd_contimg.simulation.model.process_variables import ProcessVariables
 from absurd_contimg.simulation.model.simulated_config import SIMULATED_CONFIG
 from absurd_contimg.simulation.model.simulated_transits import SimulatedTransitFinder
 from absurd_contimg.simulation.model.stage_model import StageModel
@@ -49,15 +49,16 @@ class HandlerWorkers:
 
     handlers: Mapping[str, Mapping[str, AnyHandler]]
     settings: WorkerSettings = SETTINGS
-    _globals: ModuleGlobals = field(init=False)
+    _variables: ProcessVariables = field(init=False)
 
     def __post_init__(self) -> None:
         handlers = [each for of_queue in self.handlers.values() for each in of_queue.values()]
-        object.__setattr__(self, "_globals", ModuleGlobals(handlers))
+        object.__setattr__(self, "_variables", ProcessVariables(handlers))
 
     def __call__(self, world: World, gateway: EffectGateway, worker_id: str) -> Sequence[Worker]:
         """The workers of a new process."""
-        self._globals.restore()
+        self._variables.begin(gateway.process)
+        world.kernel.switch = self._variables.switch
         backend = world.backend(gateway)
         workers = []
         for queue, handlers in self.handlers.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
+from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
@@ -92,6 +93,8 @@ class Kernel:
         """Those that are alive."""
         self.serials = count(1)
         """Numbers for tasks: sets of tasks keep the same order in every interpreter."""
+        self.switch: Callable[[SimLoop | None], None] | None = None
+        """Called before code of a process runs; None: all have ended."""
 
     @property
     def now(self) -> float:
@@ -133,7 +136,13 @@ class Kernel:
         try:
             self._run(limit)
         finally:
-            asyncio._set_running_loop(before)
+            self._enter(before)
+
+    def _enter(self, loop: Any) -> None:
+        """Let code of this loop run."""
+        asyncio._set_running_loop(loop)
+        if self.switch is not None and loop is not None:
+            self.switch(loop)
 
     def _run(self, limit: int) -> None:  # noqa: PLR0912 - a call for a branch takes too long
         # Every event of the world passes here, so everything is in local names.
@@ -171,7 +180,7 @@ class Kernel:
                 if loop.held is not None:
                     loop.held.append(handle)
                     continue
-                asyncio._set_running_loop(loop)
+                self._enter(loop)
                 entered = loop
             call, context = handle._args, handle._context
             try:
@@ -197,7 +206,7 @@ class Kernel:
         """End the tasks of dead processes."""
         while self._terminated:
             process = self._terminated.pop()
-            asyncio._set_running_loop(process)
+            self._enter(process)
             process.reap()
             self.processes.remove(process)
 
@@ -214,6 +223,9 @@ class Kernel:
             self._reap()
         finally:
             asyncio._set_running_loop(before)
+        if self.switch is not None:
+            self.switch(None)
+            self.switch = None
         self.ready.clear()
         now = self.env._now
         vars(self.env).clear()  # its bound methods are reference cycles
