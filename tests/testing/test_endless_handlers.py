@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ import pytest
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.simulation.exploration import endless_loops
 from absurd_contimg.simulation.exploration.explorer import baseline
-from absurd_contimg.testing import explore_crashes, run_handler
+from absurd_contimg.testing import ExternalInput, explore_crashes, run_handler
 from absurd_contimg.testing.crashes import handler_spec
 
 
@@ -88,3 +89,79 @@ def test_a_replaced_sleep_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(asyncio, "sleep", AsyncMock())
     with pytest.raises(ValueError, match=r"asyncio\.sleep is replaced .* would never end"):
         run(_returns, {})
+
+
+async def tick(_params: Any, ctx: TaskContext) -> None:
+    await ctx.spawn("tick", {}, queue="default")
+
+
+async def tick_of_an_hour(_params: Any, ctx: TaskContext) -> None:
+    await ctx.sleep_for("hour", 3600)
+    await ctx.spawn("tick_of_an_hour", {}, queue="default")
+
+
+async def ping(_params: Any, ctx: TaskContext) -> None:
+    await ctx.spawn("pong", {}, queue="other")
+
+
+async def pong(_params: Any, ctx: TaskContext) -> None:
+    await ctx.spawn("ping", {}, queue="default")
+    await ctx.spawn("ping", {}, queue="default")
+
+
+async def awaits_its_successor(_params: Any, ctx: TaskContext) -> None:
+    task = await ctx.spawn("awaits_its_successor", {}, queue="default")
+    await ctx.await_task_result(task, "default")
+
+
+@pytest.mark.parametrize("function", [run_handler, explore_crashes])
+@pytest.mark.parametrize(
+    ("handler", "chain"),
+    [
+        (tick, "tick <- tick"),
+        (tick_of_an_hour, "tick_of_an_hour <- tick_of_an_hour"),
+        (ping, "p[io]ng <- p[io]ng <- p[io]ng"),
+        (awaits_its_successor, "awaits_its_successor <- awaits_its_successor"),
+    ],
+)
+def test_tasks_that_spawn_tasks_without_end_are_named(
+    handler: Any, chain: str, function: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ran on silently, each task slower than the one before."""
+    monkeypatch.setattr(endless_loops, "_SPAWNS_MAX", 50)
+    says = rf"^tasks spawn tasks without end: {chain}\. By \d+ s 50 tasks .* the last at test_endl"
+    with pytest.raises(AssertionError, match=says):
+        function(handler, {}, others={"other": {"pong": pong}}, concurrency=100)
+
+
+async def spawns_many(_params: Any, ctx: TaskContext) -> None:
+    for number in range(200):
+        await ctx.spawn("child", {"number": number}, queue="other")
+
+
+async def countdown(params: Any, ctx: TaskContext) -> None:
+    if params["left"]:
+        await ctx.spawn("countdown", {"left": params["left"] - 1}, queue="default")
+
+
+def test_many_children_and_a_few_successors_are_no_spawn_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(endless_loops, "_SPAWNS_MAX", 50)
+    run_handler(spawns_many, {}, others={"other": {"child": child}})
+    run_handler(countdown, {"left": 49})
+
+
+async def _interrupted(_backend: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("run", [run_handler, explore_crashes])
+def test_ctrl_c_leaves_no_page_of_destroyed_tasks(
+    run: Any, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = [ExternalInput(1800, _interrupted)]
+    with pytest.raises(KeyboardInterrupt):
+        run(tick_of_an_hour, {}, external_inputs=inputs)
+    gc.collect()
+    assert (caplog.text, *capfd.readouterr()) == ("", "", "")

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from absurd_contimg.backends.memory import MemoryDatabase
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import QueueNotFound
+from absurd_contimg.simulation.runtime.kernel import Kernel
+from absurd_contimg.simulation.runtime.loop import new_process
 from absurd_contimg.testing import ExternalInput, explore_crashes, happened, outside, run_handler
 
 
@@ -44,6 +47,35 @@ def test_an_external_input_that_fails_is_named(
     inputs = [ExternalInput(60, lambda _backend: _nothing()), ExternalInput(600, act)]
     with pytest.raises(AssertionError, match=f"^external input at 600 s: {says}"):
         function(handler, {}, external_inputs=inputs)
+
+
+@pytest.mark.parametrize("function", [run_handler, explore_crashes])
+def test_an_external_input_that_never_happens_is_named(function: Any) -> None:
+    """One that emitted to a queue that is not there passed, where all had ended before."""
+    late = ExternalInput(5000, lambda backend: backend.emit_event("orders", "go"))
+    with pytest.raises(AssertionError, match=r"input at 5000 s has not happened: .* at 3600 s"):
+        function(sleeps, {}, external_inputs=[late])
+    with pytest.raises(AssertionError, match=r"^external input at 5000 s: QueueNotFound"):
+        function(sleeps, {}, external_inputs=[late], ends_after_seconds=5000)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "7", None])
+def test_an_external_input_at_no_time_is_refused(seconds: Any) -> None:
+    with pytest.raises(ValueError, match=r"ExternalInput at .*: the time is a number of seconds"):
+        ExternalInput(seconds, breaks)
+
+
+def test_what_is_no_function_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="ExternalInput at 5 s: 7 is no function"):
+        ExternalInput(5, 7)  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"MemoryDatabase\(clock=\.\.\.\) must be a function, not 7"
+    ):
+        MemoryDatabase(clock=7)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"MemoryDatabase\(clock=.* aware datetimes, not 1\.5"):
+        MemoryDatabase(clock=lambda: 1.5).now()  # type: ignore[arg-type, return-value]
+    with pytest.raises(TypeError, match="clock of 'process' must be a HostClock"):
+        new_process(Kernel(), "process", 7)  # type: ignore[arg-type]
 
 
 async def _nothing() -> None:

@@ -25,6 +25,7 @@ from absurd_contimg.history.invariants.world import (
 )
 from absurd_contimg.history.summary import summarize
 from absurd_contimg.similar_names import did_you_mean
+from absurd_contimg.simulation.exploration.endless_loops import ENDLESS_SPAWNS
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.exploration.explorer import (
     FINDINGS_MAX,
@@ -218,6 +219,7 @@ def _check_baseline(spec: ExplorationSpec, ends: State) -> None:
     with _all_awaited():
         outcome, histories = baseline(spec)
     _check_end(spec, outcome, histories, ends, "explore_crashes")
+    _require_inputs(spec, outcome, "explore_crashes")
     if outcome.violations:
         return  # the exploration reports them, with the trace
     again, _ = baseline(spec)
@@ -286,12 +288,13 @@ def _check_end(
     if errors:
         raise AssertionError("\n".join([*errors, "No fault was injected, and nobody caught this"]))
     history = _task_history(spec, histories)
-    state = history.task.state
+    state, standstill = history.task.state, _standstill(outcome)
+    if standstill is not None and (state not in LIVE_STATES or ENDLESS_SPAWNS in standstill):
+        raise AssertionError(standstill)
     if state in LIVE_STATES:
         others = [
             each for each in histories if each is not history and each.task.state in LIVE_STATES
         ]
-        standstill = _standstill(outcome)
         if standstill is not None and not others:
             raise AssertionError(standstill)
         if standstill is None:
@@ -317,6 +320,18 @@ def _check_end(
             f"the task is {state} without any fault, not {ends}{reason}"
             f"{_failed_tasks(each for each in histories if each is not history)}. {remedy}"
         )
+
+
+def _require_inputs(spec: ExplorationSpec, outcome: Outcome, function: str) -> None:
+    """Raise `AssertionError` for an external input that has not happened: it tests nothing."""
+    __tracebackhide__ = True
+    for each in spec.external_inputs:
+        if each.at_seconds > outcome.seconds and not outcome.violations:
+            raise AssertionError(
+                f"the external input at {each.at_seconds:g} s has not happened: all tasks had "
+                f"ended, and so the world, at {outcome.seconds:g} s. Give it an earlier time, or "
+                f"let the world go on: {function}(..., ends_after_seconds={each.at_seconds:g})"
+            )
 
 
 def _failed_tasks(tasks: Iterable[History]) -> str:
@@ -386,6 +401,7 @@ def run_handler(
     with _all_awaited():
         outcome, histories = baseline(tested)
     _check_end(tested, outcome, histories, ends, "run_handler")
+    _require_inputs(tested, outcome, "run_handler")
     return _task_history(tested, histories)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Reversible
 from contextlib import contextmanager
 from typing import Any
 
@@ -109,7 +109,7 @@ class MemoryDatabase(Store):
                 if relation.partition is None
             }
 
-    def kept_rows(self, letter: str, queue: str) -> Collection[Any]:
+    def kept_rows(self, letter: str, queue: str) -> Reversible[Any]:
         """The rows of a table of a queue as they are kept: times in microseconds, JSON as text.
 
         For those who look often and need few columns; nobody may have a transaction open.

@@ -64,6 +64,8 @@ class Store:
     """The `catalog.Relations`, which import this module; `catalog.relations` has the type."""
 
     def __init__(self, seed: int, clock: Clock | None) -> None:
+        if clock is not None and not callable(clock):
+            raise TypeError(f"MemoryDatabase(clock=...) must be a function, not {clock!r}")
         self.clock = clock
         self.mutex = threading.RLock()
         self.ended = threading.Condition(self.mutex)
@@ -92,7 +94,7 @@ class Store:
             return self._latest[1]
         try:
             self._latest = moment, times.from_datetime(moment)
-        except TypeError:
+        except (TypeError, AttributeError):
             raise TypeError(
                 f"MemoryDatabase(clock=...) must give aware datetimes, not {moment!r}; add "
                 "tzinfo, as in datetime.now(UTC)"

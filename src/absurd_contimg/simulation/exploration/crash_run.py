@@ -8,12 +8,12 @@ explorer decides which fault schedules are tried.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from absurd_contimg.history.invariants.world import FAILED_RUNS_MAX
 from absurd_contimg.simulation.exploration.checker import InvariantChecker
-from absurd_contimg.simulation.exploration.endless_loops import CallCounter
+from absurd_contimg.simulation.exploration.endless_loops import CallCounter, SpawnCounter
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
 from absurd_contimg.simulation.exploration.injector import FaultInjector
 from absurd_contimg.simulation.exploration.known_futures import Beginning, contents_from
@@ -116,6 +116,7 @@ class CrashRun:
         self._horizon = start + spec.horizon_seconds
         self._failed_runs = 0
         self._call_counter = CallCounter()
+        self._spawn_counter = SpawnCounter(state.database)
         self._endless_loop: str | None = None
         self._processes = 0 if snapshot is None else snapshot.processes
         self._worker_id = spec.worker_id if snapshot is None else snapshot.worker_id
@@ -242,8 +243,10 @@ class CrashRun:
                 self._start_successor(kind)
 
     def _check_endless_loop(self, process: SimLoop, effect: Effect) -> None:
-        """End the world if a task makes calls without an end."""
+        """End the world if a task makes calls without an end, or tasks spawn tasks."""
         self._endless_loop = self._call_counter.count(process, effect.name)
+        if effect.name == "spawn_task" and self._endless_loop is None:
+            self._endless_loop = self._spawn_counter.count(self.world.kernel.now)
         if self._endless_loop is not None:
             process.kill()  # its code meets that at this call
             self.world.kernel.stop()
@@ -275,6 +278,16 @@ class CrashRun:
 
     # -- running --------------------------------------------------------------------------
 
+    def _run_world(self, until: float | None = None) -> None:
+        """Let time pass; raises `Deadlock` or `Livelock`."""
+        try:
+            self.world.kernel.run(until, _CALLBACKS_MAX)
+        except (Deadlock, Livelock):
+            raise
+        except BaseException:  # Ctrl-C
+            self.world.close()
+            raise
+
     def beginning(self) -> Beginning | None:
         """Run until the next process starts after a kill; what decides everything from there on.
 
@@ -285,7 +298,7 @@ class CrashRun:
         if self._all_ended():
             return None
         self._stop_at_start = True
-        self.world.kernel.run(callbacks_max=_CALLBACKS_MAX)
+        self._run_world()
         self._stop_at_start = False
         others = (process for process in self.world.processes if process is not self._current)
         if any(process.tasks() for process in others):
@@ -308,7 +321,7 @@ class CrashRun:
         """
         self._before_claim = []
         with suppress(Deadlock, Livelock):  # `run` meets it again
-            self.world.kernel.run(callbacks_max=_CALLBACKS_MAX)
+            self._run_world()
         self._before_claim = None
         return self._recovery
 
@@ -329,13 +342,14 @@ class CrashRun:
             if self._all_ended():
                 self._end()
             if self._endless_loop is None and (self.ended_at is None or not self._ends_at_once):
-                self.world.kernel.run(self._horizon, _CALLBACKS_MAX)
+                self._run_world(self._horizon)
         except (Deadlock, Livelock) as error:
             standstill = str(error)
         standstill = self._endless_loop or standstill
         observed = self.world.observation()
         violations = self.checker.check_end(observed, standstill)
         self.world.close()
-        return outcome_of(
+        outcome = outcome_of(
             observed, self.world.state, violations, self.spec.repeats, self.spec.looks
         )
+        return replace(outcome, seconds=self.world.kernel.now)

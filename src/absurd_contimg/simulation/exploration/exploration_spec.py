@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
@@ -35,10 +36,24 @@ class ExternalInput:
     """Something that happens outside at a given time: an event, a spawned task, a larger disk.
 
     A process of its own that never dies does it, and not again in a future that begins after it.
+    Raises `ValueError` for what is no time, `TypeError` for what is no function.
     """
 
     at_seconds: float
     act: Callable[[Backend], Awaitable[object]]
+
+    def __post_init__(self) -> None:
+        seconds: object = self.at_seconds
+        if not isinstance(seconds, int | float) or not 0 <= seconds < inf:
+            raise ValueError(
+                f"ExternalInput at {seconds!r}: the time is a number of seconds after the world "
+                "begins, 0 or more"
+            )
+        if not callable(self.act):
+            raise TypeError(
+                f"ExternalInput at {seconds:g} s: {self.act!r} is no function of the backend; for "
+                "instance lambda backend: backend.emit_event(QUEUE, NAME)"
+            )
 
 
 @dataclass(frozen=True, slots=True)

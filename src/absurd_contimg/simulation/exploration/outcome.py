@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from operator import attrgetter
@@ -65,6 +65,8 @@ class Outcome:
     """The effects that happened outside of a step, and must not be repeated."""
     events: tuple[Json, ...] = ()
     """Name, queue and payload of each."""
+    seconds: float = field(default=0.0, compare=False)
+    """When the world ended."""
 
     @property
     def checkpoints(self) -> int:

@@ -273,7 +273,11 @@ class World:
     def all_tasks_ended(self, queues: Iterable[str]) -> bool:
         """Whether no task of these queues is left."""
         rows = self.state.database.kept_rows
-        return all(task.state in TERMINAL_STATES for queue in queues for task in rows("t", queue))
+        return all(
+            task.state in TERMINAL_STATES
+            for queue in queues
+            for task in reversed(rows("t", queue))  # the youngest is the one most likely left
+        )
 
     def histories(self) -> list[History]:
         """The histories of all tasks of all queues, oldest first."""

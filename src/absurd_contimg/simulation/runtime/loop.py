@@ -67,6 +67,7 @@ class SimTask(asyncio.Task[Any]):
 
     def __init__(self, coro: Any, *, serial: int, **kwargs: Any) -> None:
         super().__init__(coro, **kwargs)
+        self._log_destroy_pending = False  # of a world that Ctrl-C has ended, say
 
     def __hash__(self) -> int:
         return self.serial
@@ -85,6 +86,10 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._env: Any = self.kernel.env
         self._ready = self.kernel.ready
         self.name = name
+        if not isinstance(clock, HostClock):
+            raise TypeError(
+                f"the clock of {name!r} must be a HostClock(ahead_seconds, rate), not {clock!r}"
+            )
         self._ahead_seconds, self._rate = clock
         self.held: list[asyncio.Handle] | None = None
         """Callbacks of a paused process; those of a dead one are dropped. None while it runs."""
@@ -168,7 +173,6 @@ class SimLoop(asyncio.AbstractEventLoop):
     def reap(self) -> None:
         """End every task of this dead process; called by the kernel only."""
         for task in self.tasks():
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
             self._end(task)
         self._tasks = []
 
@@ -323,8 +327,8 @@ class SimLoop(asyncio.AbstractEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Note an error that no code has handled."""
         error = context.get("exception")
-        if isinstance(error, ProcessDied):
-            return
+        if isinstance(error, ProcessDied | SystemExit | KeyboardInterrupt):
+            return  # Ctrl-C has come out of `Kernel.run` already
         shown = error if isinstance(error, BaseException) else RuntimeError(str(context))
         self.report(shown, context.get("message"))
 
