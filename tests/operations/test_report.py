@@ -25,7 +25,7 @@ from search_extent import examples
 from absurd_contimg.core.records import Checkpoint, History, Json, Run, State, Task, Wait
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.report.group_content import SourceStatistics
-from absurd_contimg.operations.report.report import Section, write_report
+from absurd_contimg.operations.report.report import Section, _template, write_report
 from absurd_contimg.operations.report.timeline import overview, spans, stage_timeline
 from absurd_contimg.products.outputs import SourceTable, from_json
 
@@ -478,6 +478,7 @@ def test_equal_histories_give_equal_bytes(tmp_path: Path) -> None:
 
 def test_missing_plots_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
+    _template.cache_clear()  # as in a process that has written none
     with pytest.raises(SettingError, match=r"absurd-contimg\[plots\]"):
         write_report(tmp_path / "r.html", [])
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -22,6 +23,7 @@ _JSON_CHARACTERS_MAX = 20_000
 _TEXT_CHARACTERS_MAX = 20_000
 
 
+@functools.cache
 def make_environment() -> jinja2.Environment:
     """The environment of all pages."""
     environment = jinja2.Environment(

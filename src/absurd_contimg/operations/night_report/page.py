@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from typing import Any
 
@@ -17,6 +18,26 @@ TITLE = "Absurd continuum imaging: night report"
 
 def render_page(report: NightReport) -> str:
     """The HTML of a report. Raises `SettingError` without the plots extra."""
+    template, markup = _template()
+
+    def trend(row: Row) -> Any:
+        return markup(sparkline([number for _, number in trend_of(row, report.facts)]))
+
+    facts = report.facts
+    page: str = template.render(
+        title=TITLE,
+        report=report,
+        facts=facts,
+        counts=Counter(row.status for row in report.rows),
+        nights=[night.night for night in facts.earlier],
+        trend=trend,
+    )
+    return page
+
+
+@functools.cache
+def _template() -> tuple[Any, Any]:
+    """The template, compiled once, and what marks text as HTML."""
     try:
         import jinja2  # noqa: PLC0415 - may be missing
         from markupsafe import Markup  # noqa: PLC0415 - comes with it
@@ -37,19 +58,8 @@ def render_page(report: NightReport) -> str:
     def chart(row: Row) -> Any:
         return Markup("") if row.chart is None else Markup(draw_chart(row.chart, row.title))
 
-    def trend(row: Row) -> Any:
-        return Markup(sparkline([number for _, number in trend_of(row, report.facts)]))
-
-    environment.filters.update(chart=chart, trend=trend, shown=shown)
-    facts = report.facts
-    page: str = environment.get_template("night.html.jinja").render(
-        title=TITLE,
-        report=report,
-        facts=facts,
-        counts=Counter(row.status for row in report.rows),
-        nights=[night.night for night in facts.earlier],
-    )
-    return page
+    environment.filters.update(chart=chart, shown=shown)
+    return environment.get_template("night.html.jinja"), Markup
 
 
 def _printable(value: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections import Counter
@@ -72,6 +73,7 @@ def _is_report(head: bytes) -> bool:
     return _TITLE.encode() in head
 
 
+@functools.cache
 def _template() -> Any:
     try:
         import jinja2  # noqa: PLC0415 - may be missing
