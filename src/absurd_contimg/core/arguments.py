@@ -167,8 +167,8 @@ def _filter_problem(value: object) -> str | None:
     return _member_problem([(name, getattr(value, name), check) for name, check in _FILTER.items()])
 
 
-def _params_problem(value: object) -> str | None:
-    """Members to search for: short, so their JSON is looked at here."""
+def params_problem(value: object) -> str | None:
+    """What is wrong with members to search for: short, so their JSON is looked at here."""
     problem = _mapping_problem(value)
     if problem is None:
         try:
@@ -196,7 +196,7 @@ _FILTER: dict[str, _Check] = {
     "states": _states_problem,
     "task_name": text_problem,
     "id_suffix": text_problem,
-    "params": _params_problem,
+    "params": params_problem,
     "task_ids": _ids_problem,
     "failure": text_problem,
     "enqueued_from": _moment_problem,
@@ -210,7 +210,7 @@ _CHECKS: dict[str, _Check] = {
     **dict.fromkeys(("task_id", "run_id", "owner_run", "before"), _id_problem),
     **dict.fromkeys(("wake_at", "retry_at", "since"), _moment_problem),
     "policy": _mapping_problem,
-    "list_tasks params": _params_problem,
+    "list_tasks params": params_problem,
     "queue_name": queue_problem,
     "task_ids": _ids_problem,
     "states": _states_problem,

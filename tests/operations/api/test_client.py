@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -111,7 +112,7 @@ def test_task_from_its_spawn_to_its_fork(client: Client) -> None:
     """Each answer is a record with types."""
     task = client.spawn(QUEUE, "pipeline", {"group_id": "G/1 ?#"}, idempotency_key="k")
     assert task.created
-    assert not client.spawn(QUEUE, "pipeline", {}, idempotency_key="k").created
+    assert not client.spawn(QUEUE, "pipeline", {"group_id": "G/1 ?#"}, idempotency_key="k").created
     assert client.list_tasks(QUEUE, state=["pending"], group="G/1 ?#").items[0].task_id == (
         task.task_id
     )
@@ -173,7 +174,15 @@ def test_a_batch_from_its_plan_to_its_end(client: Client, registry: Registry) ->
     store_windows(registry.database, [window])
     batch = client.create_batch("mosaic", ["W1"], ahead=1, idempotency_key="b1", reason="new gates")
     assert (batch.batch_id, batch.state, batch.items_by_state["waiting"]) == ("b1", "active", 1)
-    assert client.create_batch("mosaic", ["W1"], idempotency_key="b1") == batch
+    assert client.create_batch("mosaic", ["W1"], ahead=1, idempotency_key="b1") == batch
+    for other in (
+        partial(client.create_batch, "mosaic", ["W2"], ahead=1),
+        partial(client.create_batch, "pipeline", ["W1"], ahead=1),
+        partial(client.create_batch, "mosaic", ["W1"]),
+    ):
+        with pytest.raises(ApiError, match="'b1' belongs to batch b1, which has") as refused:
+            other(idempotency_key="b1")
+        assert refused.value.status == 422
     assert client.get_batch("b1") == batch == client.list_batches().items[0]
     (item,) = client.list_batch_items("b1").items
     assert (item.name, item.state, item.task_id) == ("W1", "waiting", None)

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from api_sites import AUTHORISED, api_of, client_of
+from hypothesis import given
+from hypothesis import strategies as st
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import SpawnOptions
+from absurd_contimg.operations.services.repeated_requests import is_same_json
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.operator_actions import list_actions
 
 QUEUE = "dsa110-pipeline"
 TASKS = f"/v1/queues/{QUEUE}/tasks"
+numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=6,
+)
 
 
 @pytest.fixture
@@ -54,6 +66,66 @@ async def test_spawned_task_is_listed_shown_and_cancelled(
         ("spawn", "tester@here", "api", "a test", "done"),
         ("spawn", "tester@here", "api", "a test", "done"),
     ]
+
+
+async def test_a_key_of_another_request_is_refused(api: httpx.AsyncClient) -> None:
+    """It answered 200, and the second group was never spawned."""
+    key = {"Idempotency-Key": "K"}
+    params = {"group_id": "G1", "n": [1e23, 1.0, True], "more": {"a": None, "b": "x"}}
+    first = await api.post(TASKS, json={"task_name": "pipeline", "params": params}, headers=key)
+    task = first.json()["task_id"]
+    same = {"more": {"b": "x", "a": None}, "n": [1e23, 1, True], "group_id": "G1"}
+    again = await api.post(TASKS, json={"task_name": "pipeline", "params": same}, headers=key)
+    assert (again.status_code, again.json()["created"]) == (200, False)
+    for name, other in (
+        ("pipeline", {**params, "group_id": "G2"}),
+        ("pipeline", {**params, "n": [1e23, 1, 1]}),
+        ("pipeline", {"group_id": "G1"}),
+        ("pipeline", {}),
+        ("mosaic", params),
+    ):
+        refused = await api.post(TASKS, json={"task_name": name, "params": other}, headers=key)
+        assert refused.status_code == 422
+        assert f"The idempotency key 'K' belongs to task {task}, which has" in refused.text
+    assert [each["task_id"] for each in (await api.get(TASKS)).json()["items"]] == [task]
+
+
+async def test_a_key_of_another_fork_is_refused(api: httpx.AsyncClient, backend: Backend) -> None:
+    """Also the key of a task that is no fork."""
+    name, parents = "pipeline", []
+    for group in ("G1", "G2"):
+        params = {"group_id": group}
+        task = await backend.spawn_task(QUEUE, name, params, SpawnOptions(idempotency_key=group))
+        parents.append(f"{TASKS}/{task.task_id}/fork")
+        (claimed,) = await backend.claim_task(QUEUE, "w", 60)
+        for step in ("a", "b"):
+            await backend.set_task_checkpoint_state(
+                QUEUE, claimed.task_id, step, 1, claimed.run_id, 60
+            )
+        await backend.complete_run(QUEUE, claimed.run_id, None)
+
+    async def fork(address: str, step: str, key: str) -> httpx.Response:
+        return await api.post(address, json={"step": step}, headers={"Idempotency-Key": key})
+
+    first = (await fork(parents[0], "a", "F")).json()
+    await api.post(f"{TASKS}/{first['task_id']}/cancel", json={})
+    assert (await fork(parents[0], "a", "F")).json()["created"] is False
+    for address, step, key in (
+        (parents[1], "a", "F"),
+        (parents[0], "b", "F"),
+        (parents[0], "a", "G1"),
+    ):
+        refused = await fork(address, step, key)
+        assert refused.status_code == 422
+        assert f"The idempotency key '{key}' belongs to task" in refused.text
+
+
+@given(values)
+def test_json_is_the_same_as_itself_read_again(value: Any) -> None:
+    """And not as itself with something beside it."""
+    assert is_same_json(json.loads(json.dumps(value)), value)
+    assert not is_same_json([value], value)
+    assert not is_same_json([value], [value, value])
 
 
 async def test_pages_of_tasks_end_where_the_list_ends(api: httpx.AsyncClient) -> None:

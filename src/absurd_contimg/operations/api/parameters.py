@@ -32,7 +32,8 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=200,
-        description="The same key again finds the task instead of making another one.",
+        description="The same request with the same key again finds what it has made, and makes "
+        "nothing; another request with a key that is known is refused (422).",
     ),
 ]
 

@@ -136,7 +136,7 @@ def task_routes(site: Site, actions: Actions | None) -> APIRouter:
     async def spawn_task(
         queue: QueueName, body: SpawnRequest, idempotency_key: IdempotencyKey = None
     ) -> SpawnedEntry:
-        """Spawn a task, or find the one that has the idempotency key."""
+        """Spawn a task, or find the one that the same request with the same key has spawned."""
         task = await required(actions).spawn(
             queue,
             body.task_name,

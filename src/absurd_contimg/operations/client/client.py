@@ -152,7 +152,7 @@ class Client:
         idempotency_key: str | None = None,
         reason: str = "",
     ) -> SpawnedEntry:
-        """Spawn a task, or find the one that has the idempotency key."""
+        """Spawn a task, or find the one that the same request with this key has spawned."""
         body = {"task_name": task_name, "params": params, "reason": reason}
         path = f"/v1/queues/{_part(queue)}/tasks"
         return self._post(SpawnedEntry, path, body, idempotency_key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -53,6 +53,21 @@ MENU = (
 
 class RefusedError(UserError):
     """Who asks may not act: without the token."""
+
+
+class UnusableValueError(UserError):
+    """An address or a form has a value that no text of a database can be."""
+
+
+def require_texts(place: str, values: Iterable[tuple[str, str]]) -> None:
+    """Raise `UnusableValueError` for a value (after its name) that holds NUL."""
+    for name, value in values:
+        if "\0" in value:
+            raise UnusableValueError(
+                f"The value of {name} in the {place} holds the character NUL, which no text here "
+                "has.",
+                "Leave it out.",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +224,8 @@ async def form_of(request: Request) -> dict[str, str]:
     """The fields of a form; its length is for the API's `Guard`."""
     text = (await request.body()).decode("utf-8", "replace")
     try:
-        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=100))
+        fields = parse_qsl(text, keep_blank_values=True, max_num_fields=100)
     except ValueError as error:
         raise RefusedError("Nothing was done: the form has too many fields.") from error
+    require_texts("form", fields)
+    return dict(fields)

@@ -11,7 +11,12 @@ from typing_extensions import override
 
 from absurd_contimg.core.errors import BackendError, BackendUnavailable
 from absurd_contimg.errors import AwayError, MissingInputError, UserError
-from absurd_contimg.operations.dashboard.frame import Frame, RefusedError
+from absurd_contimg.operations.dashboard.frame import (
+    Frame,
+    RefusedError,
+    UnusableValueError,
+    require_texts,
+)
 
 
 def error_status(error: Exception) -> int:
@@ -22,10 +27,17 @@ def error_status(error: Exception) -> int:
         return 404
     if isinstance(error, AwayError | BackendUnavailable):
         return 503
+    if isinstance(error, UnusableValueError):
+        return 422
     return 409 if isinstance(error, UserError) else 502
 
 
-_TITLES = {403: "Refused", 404: "Not there", 409: "Cannot be done now"}
+_TITLES = {
+    403: "Refused",
+    404: "Not there",
+    409: "Cannot be done now",
+    422: "A value cannot be used",
+}
 
 
 def make_router(frame: Frame) -> APIRouter:
@@ -38,6 +50,8 @@ def make_router(frame: Frame) -> APIRouter:
 
             async def handle(request: Request) -> Response:
                 try:
+                    require_texts("address", request.path_params.items())
+                    require_texts("address", request.query_params.multi_items())
                     return await handler(request)
                 except (UserError, BackendError) as error:
                     status = error_status(error)

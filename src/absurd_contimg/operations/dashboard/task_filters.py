@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
+from absurd_contimg.core.arguments import params_problem
 from absurd_contimg.core.records import LIVE_STATES, Json, State
 from absurd_contimg.core.task_queries import TaskFilter
 from absurd_contimg.registry.database import Database
@@ -113,6 +114,9 @@ def _arguments(page: PageFilter, problems: list[str]) -> dict[str, Json] | None:
         value = None
     if not isinstance(value, dict):
         problems.append('The arguments are no JSON object: write them as {"calibrator": "auto"}.')
+        return None
+    if problem := params_problem(value):
+        problems.append(f"The JSON of the arguments {problem}.")
         return None
     return value
 

@@ -15,7 +15,7 @@ from typing import Self
 from uuid import UUID
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.forks import fork_options
+from absurd_contimg.core.forks import Fork, fork_options
 from absurd_contimg.core.jsonb_sanitizer import require_name
 from absurd_contimg.core.records import (
     LIVE_STATES,
@@ -36,6 +36,7 @@ from absurd_contimg.operations.services.cancellation import cancel
 from absurd_contimg.operations.services.quarantine import release, retry_all_failed, retry_failed
 from absurd_contimg.operations.services.queue_absence import absent_queue
 from absurd_contimg.operations.services.registry_tables import Tables
+from absurd_contimg.operations.services.repeated_requests import TaskRequest, require_same_task
 from absurd_contimg.operations.services.site_clock import SiteClock
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.groups import note_retried
@@ -145,7 +146,8 @@ class Actions:
         """A new task that begins at a step of one that has ended, with the results before it.
 
         Products are made again only where their key is another one: other settings, versions or
-        inputs, or a product that was moved away. Raises `SettingError` while the task is live.
+        inputs, or a product that was moved away. Raises `SettingError` while the task is live, and
+        `InputError` if another request has had the key.
         """
         async with (
             self.records.recorded("fork", str(task_id), f"{reason} (at {step})".strip()),
@@ -156,7 +158,8 @@ class Actions:
             await self._require_alone(history)
             options = fork_options(history, step, _checked_key(idempotency_key))
             name, params = history.task.task_name, history.task.params
-            return await self.backend.spawn_task(queue, name, params, options)
+            request = TaskRequest(queue, name, params, Fork(queue, task_id, step))
+            return await self._spawn(request, options)
 
     async def _require_alone(self, history: History) -> None:
         """Raise `SettingError` while another task processes the same group or window."""
@@ -180,7 +183,10 @@ class Actions:
         idempotency_key: str | None = None,
         reason: str = "",
     ) -> SpawnedTask:
-        """Spawn a task of the newest version of its workflow, or find the one of that key."""
+        """Spawn a task of the newest version of its workflow, or find the one of that key.
+
+        Raises `InputError` if another request has had the key.
+        """
         async with self.records.recorded("spawn", task_name, reason):
             _require_name("task", task_name)
             await self.require_queue(queue)
@@ -188,7 +194,14 @@ class Actions:
                 headers=headers_of(task_name) or None,
                 idempotency_key=_checked_key(idempotency_key),
             )
-            return await self.backend.spawn_task(queue, task_name, params, options)
+            return await self._spawn(TaskRequest(queue, task_name, params), options)
+
+    async def _spawn(self, request: TaskRequest, options: SpawnOptions) -> SpawnedTask:
+        spawned = await self.backend.spawn_task(
+            request.queue, request.task_name, request.params, options
+        )
+        await require_same_task(self.backend, options.idempotency_key, request, spawned)
+        return spawned
 
     async def emit_event(
         self, queue: str, event_name: str, payload: Json = None, reason: str = ""

@@ -16,8 +16,9 @@ from absurd_contimg.operations.services.batch_service import (
     enter_batch,
     named_items,
 )
+from absurd_contimg.operations.services.repeated_requests import require_no_difference
 from absurd_contimg.operations.services.worker_service import open_registry
-from absurd_contimg.registry.batches import Batches, BatchState
+from absurd_contimg.registry.batches import Batch, Batches, BatchState
 from absurd_contimg.settings import Settings
 
 
@@ -41,13 +42,19 @@ class BatchActions:
         """A batch of groups (kind ``pipeline``) or windows (``mosaic``) by their names.
 
         A known `batch_id` changes nothing: the batch that has it is the answer. Raises
-        `MissingInputError` for a name that the registry does not know.
+        `MissingInputError` for a name that the registry does not know, and `InputError` where the
+        batch of that id is another one.
         """
         async with self.actions.records.recorded("create batch", batch_id or kind, reason):
             if batch_id is not None and await asyncio.to_thread(self._is_known, batch_id):
-                return await asyncio.to_thread(self.summary, batch_id)
-            items = await asyncio.to_thread(self._items, kind, names)
-            return await self._enter(kind, items, ahead, cap, {}, batch_id)
+                summary = await asyncio.to_thread(self.summary, batch_id)
+            else:
+                items = await asyncio.to_thread(self._items, kind, names)
+                summary = await self._enter(kind, items, ahead, cap, {}, batch_id)
+            if batch_id is not None:  # another request may have been the first
+                rules = {"ahead": ahead, "cap": cap}
+                await asyncio.to_thread(self._require_same, summary.batch, kind, names, rules)
+            return summary
 
     async def create(
         self,
@@ -97,6 +104,19 @@ class BatchActions:
 
     def _is_known(self, batch_id: str) -> bool:
         return any(batch.batch_id == batch_id for batch in self._batches().batches())
+
+    def _require_same(
+        self, batch: Batch, kind: str, names: Sequence[str], rules: Mapping[str, int]
+    ) -> None:
+        known = [item.name for item in self._batches().items(batch.batch_id)]
+        differences = {
+            f"the kind {batch.kind}": batch.kind != kind,
+            "other items": known != list(dict.fromkeys(names)),
+            "other bounds (ahead, cap)": any(
+                batch.parameters.get(name) != value for name, value in rules.items()
+            ),
+        }
+        require_no_difference(batch.batch_id, f"batch {batch.batch_id}", differences)
 
     def _items(self, kind: str, names: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
         self._batches()
