@@ -7,12 +7,15 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
 import pytest
 import typer.main
+from command_arguments import arguments
 from program_commands import COMMANDS
+from search_extent import some_of
 from typer.testing import CliRunner
 
 from absurd_contimg.core.errors import BackendError
@@ -72,6 +75,12 @@ BAD_NEWS = ("monitor",)
 """Of the site of the test: a task waits and no worker lives."""
 WITHOUT_A_SITE = ("settings", "failures", "doctor", "alerts rules", "synth", "deploy install")
 """They need no database and no registry."""
+NEEDS_NO_STATE = (
+    *("inspect", "logs", "db stop", "alerts test", "demo", "night", "simulate", "explore"),
+    "restore",
+)
+"""They open neither registry nor database, stop what runs, make a site of their own, or need a
+backup first."""
 UNITS = re.compile(
     r"\b(seconds?|minutes?|degrees|days|times|tasks?|number|how many|processes|groups|port|part|"
     r"0 to 1|seed)\b"
@@ -296,3 +305,35 @@ def test_a_path_that_cannot_be_written_is_named(
     with pytest.raises(SystemExit):
         main.main()
     assert str(target.parent) in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_every_command_that_opens_the_state_refuses_that_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`db init` and `spawn` went on, and another user had what they wrote."""
+    state = tmp_path / "state"
+    state.mkdir()
+    (tmp_path / "products").mkdir()
+    (tmp_path / "2025-01-15T00:00:00_sb00.hdf5").touch()
+    columns = "name,ra_deg,dec_deg,flux_jy,spectral_index,calibrator"
+    (tmp_path / "catalog.csv").write_text(f"{columns}\n3C286,202.8,30.5,14.7,-0.5,1\n")
+    state.chmod(0o777)
+    os.chown(state, 1, 1)
+    words = f"{state} belongs to the user daemon, and this process runs as root"
+    options = ["--folder", str(tmp_path), "--input-dir", str(tmp_path)]
+    environment = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+    given = arguments(SimpleNamespace(root=tmp_path, batch="b"))  # type: ignore[arg-type]
+    given["batch pause"] = ["b", "--reason", "a test"]
+    names = sorted(set(COMMANDS) - {*WITHOUT_A_SITE, *NEEDS_NO_STATE})
+    went_on = {}
+    for name in {*some_of(names, 5), "db init", "spawn", "status", "daemon", "alerts run"}:
+        command = [*options, *name.split(), *given.get(name, [])]
+        result = CliRunner().invoke(app, command, env={**environment, "COLUMNS": "1000"})
+        text = " ".join(f"{result.output} {result.exception}".split())
+        if result.exit_code == 0 or words not in text:
+            went_on[name] = text[-200:]
+    assert went_on == {}
+    assert list(state.iterdir()) == []
+    monkeypatch.setattr(doctor, "stage_software", lambda _folders: [])  # it takes seconds
+    assert words in " ".join(CliRunner().invoke(app, [*options, "doctor"]).output.split())

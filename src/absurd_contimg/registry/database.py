@@ -48,6 +48,7 @@ from absurd_contimg.registry.lost_registry import (
     has_tables,
     is_there,
     require_not_lost,
+    require_own_file,
 )
 from absurd_contimg.registry.models import LAST_SCHEMA_VERSION, SchemaVersion
 from absurd_contimg.registry.stored_types import unreadable_row
@@ -129,13 +130,15 @@ class Database:
         """Paths below `output_dir` are kept relative to it, so that it may move.
 
         Tables are made if missing. Without `may_be_new`, a registry that the site of `output_dir`
-        has had, and that is gone, raises `RegistryDamagedError`.
+        has had, and that is gone, raises `RegistryDamagedError`; see also `require_own_file`.
         """
         self._engine = _engine(url)
         self._url = url
         self.output_dir = None if output_dir is None else str(output_dir)
-        if output_dir is not None and not self._is_postgres and not may_be_new:
-            require_not_lost(Path(self._place), output_dir)
+        if output_dir is not None and not self._is_postgres:
+            require_own_file(Path(self._place), output_dir)
+            if not may_be_new:
+                require_not_lost(Path(self._place), output_dir)
         try:
             with self._naming_trouble():
                 self._install(None if may_be_new else output_dir)
@@ -354,6 +357,8 @@ def _make_private_file(path: Path) -> None:
 def exists(url: str, *, output_dir: Path | None = None) -> bool:
     """Whether a registry may be there, which makes none; raises `AwayError` where it is gone.
 
+    Or, of a site, where it is not for the site alone (`require_own_file`).
+
     True while its server is away: to open it says why.
     """
     engine = _engine(url)
@@ -364,6 +369,7 @@ def exists(url: str, *, output_dir: Path | None = None) -> bool:
             return True
     path = Path(_place(engine))
     if output_dir is not None:
+        require_own_file(path, output_dir)
         require_not_lost(path, output_dir)
     return is_there(path)
 

@@ -1,4 +1,6 @@
-"""Whether the registry of a site is gone: its output folder names one, and none is there.
+"""Whether the registry of a site is gone, or is somebody else's to read and replace.
+
+It is gone where the site's output folder names one, and none is there.
 
 A new one in its place would be empty, and hide what operators decided and asked for.
 """
@@ -10,9 +12,11 @@ from stat import S_ISREG
 
 from sqlalchemy import Connection, inspect, text
 
+from absurd_contimg.config.variables import other_folder
 from absurd_contimg.errors import RegistryAwayError, RegistryDamagedError
 from absurd_contimg.file_owners import SITE_NAME
 from absurd_contimg.products.site_file import read_site_file
+from absurd_contimg.state_owners import Owners, find_exposure, registry_places
 
 POSTGRES_SCHEMA = "contimg"
 _ASIDE = "contimg_before_restoration"
@@ -51,6 +55,17 @@ def require_not_lost(path: Path, output_dir: Path) -> None:
         "If its disk is away, mount it. If the site has another state folder, set "
         "PIPELINE_STATE_DIR or PIPELINE_PRODUCTS_DB to what it has.",
     )
+
+
+def require_own_file(file: Path, output_dir: Path) -> None:
+    """Raise `RegistryAwayError` where somebody else could read or replace the registry of a site.
+
+    Of a registry in SQLite, there or not.
+    """
+    elsewhere = f"{other_folder('state_dir')} Or name another file in PIPELINE_PRODUCTS_DB."
+    exposure = find_exposure(registry_places(file), Owners.of(output_dir), elsewhere)
+    if exposure is not None:
+        raise RegistryAwayError(str(file), exposure.problem, exposure.remedy)
 
 
 def has_tables(connection: Connection, place: str, output_dir: Path | None) -> bool:

@@ -27,6 +27,7 @@ from absurd_contimg.operations.services import (
     open_backend,
     operator_name,
     reported,
+    require_own_state,
     require_registry_of_site,
 )
 from absurd_contimg.registry.service_records import ServiceKind
@@ -53,8 +54,10 @@ def access_rules(settings: Settings, host: str, allowed_hosts: tuple[str, ...] =
 async def open_production(settings: Settings) -> AsyncIterator[tuple[Site, Actions]]:
     """The site of these settings and what can be done to it, also while its database is away.
 
-    Raises `SettingError` if the site of the output folder has another registry.
+    Raises `SettingError` if the site of the output folder has another registry, or its state folder
+    is not its own.
     """
+    require_own_state(settings)
     await asyncio.to_thread(require_registry_of_site, settings)
     with closing(SiteTables(settings)) as tables:
         try:

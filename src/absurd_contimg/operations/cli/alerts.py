@@ -104,9 +104,10 @@ def run(once: Annotated[bool, typer.Option("--once", help="Look once and end.")]
         make_rules,
         watch_site,
     )
-    from absurd_contimg.operations.services import stop_signals
+    from absurd_contimg.operations.services import require_own_state, stop_signals
 
     settings = state.settings()
+    require_own_state(settings)
     make_rules(settings.pipeline.alerts)
     make_receivers(settings)
     if once:

@@ -96,12 +96,14 @@ def restore(
         database_url,
         note_restored,
         require_only_registry,
+        require_own_state,
     )
     from absurd_contimg.products.site_file import read_site
     from absurd_contimg.registry.database import exists
 
     settings = state.settings()
     read_backup(folder.absolute())  # a misspelt folder makes no database
+    require_own_state(settings)
     require_stopped(settings.registry_url, datetime.now(UTC))
     require_only_registry(settings)
     url = database_url(settings, may_be_new=True)

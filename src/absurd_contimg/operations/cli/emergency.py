@@ -133,10 +133,11 @@ def reset(
     somebody else has stopped or paused, before or meanwhile, stays so.
     """
     from absurd_contimg.operations.maintenance import only_reset
-    from absurd_contimg.operations.services import database_url
+    from absurd_contimg.operations.services import database_url, require_own_state
 
     settings = state.settings()
     _require_confirmation(settings.queue_name, confirm)
+    require_own_state(settings)
     make_private(settings.pipeline.paths.state_dir)
     url = database_url(settings, create=False)
     with only_reset(settings.pipeline.paths.state_dir, url):

@@ -250,10 +250,16 @@ def db_init(
 ) -> None:
     """Install or migrate Absurd's schema and create the queue and those of its stages."""
     from absurd_contimg.execution.runner import check_folder_names
-    from absurd_contimg.operations.services import database_url, initialise, take_queue
+    from absurd_contimg.operations.services import (
+        database_url,
+        initialise,
+        require_own_state,
+        take_queue,
+    )
 
     settings = state.settings()
     check_folder_names(settings.pipeline.paths)
+    require_own_state(settings)
     url = database_url(settings, may_be_new=empty)
     making = initialise(url, settings.queue_name, with_stages=not without_stages)
     console.out(asyncio.run(making))

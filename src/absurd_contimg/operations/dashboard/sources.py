@@ -13,7 +13,12 @@ from absurd_contimg.errors import MissingInputError
 from absurd_contimg.history.history_file import HistoryFile
 from absurd_contimg.operations.dashboard.charts import FaultMark
 from absurd_contimg.operations.overview import Site, open_site
-from absurd_contimg.operations.services import Actions, SiteTables, operator_name
+from absurd_contimg.operations.services import (
+    Actions,
+    SiteTables,
+    operator_name,
+    require_own_state,
+)
 from absurd_contimg.settings import Settings
 from absurd_contimg.simulation.campaign.stored_runs import StoredRun, list_stored_runs
 from absurd_contimg.simulation.model.faults import TimedFault
@@ -33,7 +38,8 @@ class Source:
 
 @asynccontextmanager
 async def production_source(settings: Settings) -> AsyncIterator[Source]:
-    """The site of the settings."""
+    """The site of the settings; `SettingError` for a state folder that is not its own."""
+    require_own_state(settings)
     async with open_site(settings) as site:
         actions, tables = None, SiteTables(settings)
         if isinstance(site.inspection, PostgresBackend):

@@ -43,6 +43,7 @@ from absurd_contimg.operations.doctor.site_folders import (
     folders_of_products,
     own_site,
     publish_folder,
+    state_owners,
 )
 from absurd_contimg.operations.doctor.software import Finding, shadowed_software, stage_software
 from absurd_contimg.operations.doctor.standby import missing_standby
@@ -131,6 +132,7 @@ def _folders(settings: Settings) -> list[Finding]:
         *_own_folder("output_dir", paths.output_dir),
         *_own_folder("scratch_dir", paths.scratch_dir),
         *_own_folder("state_dir", paths.state_dir),
+        *state_owners(settings),
         location,
         *folders_of_products(paths.output_dir),
         *publish_folder(settings),

@@ -12,12 +12,13 @@ from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import AwayError, MissingInputError, SettingError, UserError
 from absurd_contimg.execution.runner import check_folder_names
 from absurd_contimg.operations.doctor.software import Finding
-from absurd_contimg.operations.services import removed_queue, require_own_site
+from absurd_contimg.operations.services import exposed_state, removed_queue, require_own_site
 from absurd_contimg.products.publication import check_mounted
 from absurd_contimg.products.store import unread_links
 from absurd_contimg.registry.database import Database, exists
 from absurd_contimg.registry.publications import Publications
 from absurd_contimg.settings import Settings
+from absurd_contimg.state_owners import Owners, exposed_parent
 
 
 def folder_names(paths: PathsConfig) -> list[Finding]:
@@ -27,6 +28,17 @@ def folder_names(paths: PathsConfig) -> list[Finding]:
     except SettingError as error:
         return [Finding(False, "folder names", error.problem, error.remedy)]
     return []
+
+
+def state_owners(settings: Settings) -> list[Finding]:
+    """Where somebody else could read or replace what the site keeps, if he could."""
+    paths = settings.pipeline.paths
+    exposure = exposed_state(settings) or exposed_parent(
+        paths.state_dir, Owners.of(paths.output_dir)
+    )
+    if exposure is None:
+        return []
+    return [Finding(False, "state_dir", exposure.problem, exposure.remedy)]
 
 
 def folders_of_products(output_dir: Path) -> list[Finding]:

@@ -12,7 +12,12 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.errors import BackendUnavailable, QueueNotFound
 from absurd_contimg.ingest.batches import pipeline_queues
-from absurd_contimg.operations.services import absent_queue, has_registry, open_backend
+from absurd_contimg.operations.services import (
+    absent_queue,
+    has_registry,
+    open_backend,
+    require_own_state,
+)
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.lost_database import lost_database
 from absurd_contimg.settings import Settings
@@ -77,6 +82,7 @@ async def open_site(settings: Settings) -> AsyncIterator[Site]:
             backend = PostgresBackend(settings.database_url, connect_seconds=0.0)
             stack.push_async_callback(backend.close)
         elif lost_database(settings) is not None:
+            require_own_state(settings)
             backend = _returning_backend(settings, stack)
         else:
             try:

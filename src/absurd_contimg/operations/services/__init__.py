@@ -93,6 +93,7 @@ if TYPE_CHECKING:
         sources_around,
         under_one_name,
     )
+    from absurd_contimg.operations.services.state_check import exposed_state, require_own_state
     from absurd_contimg.operations.services.stream_audit import audit_stream
     from absurd_contimg.operations.services.worker_identity import given_worker_id
     from absurd_contimg.operations.services.worker_service import (
@@ -132,6 +133,7 @@ __all__ = [
     "compare_images",
     "database_url",
     "enter_stop_notes",
+    "exposed_state",
     "find_new_sources",
     "find_source",
     "follow",
@@ -163,6 +165,7 @@ __all__ = [
     "reported",
     "require_only_registry",
     "require_own_site",
+    "require_own_state",
     "require_registry_of_site",
     "retry_all_failed",
     "retry_failed",

@@ -15,6 +15,7 @@ from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.execution.runner import check_folder_names
 from absurd_contimg.execution.stage import stage_queues
 from absurd_contimg.operations.services.queue_absence import absent_queue, removed_queue
+from absurd_contimg.operations.services.state_check import require_own_state
 from absurd_contimg.registry.lost_database import require_own_database
 from absurd_contimg.settings import QUEUE_BYTES_MAX, Settings
 
@@ -30,11 +31,13 @@ so long that five starts take more than the 300 s after which systemd would give
 def database_url(settings: Settings, *, create: bool = True, may_be_new: bool = False) -> str:
     """The database's URL; starts the embedded server if there is no other database.
 
+    Raises `SettingError` where somebody else could read or replace what is in the state folder.
     With `may_be_new` it makes an empty cluster also where the site's own is gone, which else raises
     `MissingInputError`; so does with `create` False one that never was.
     """
     if settings.database_url is not None:
         return settings.database_url
+    require_own_state(settings)
     server = EmbeddedPostgres(settings.embedded_folder)
     if not may_be_new:
         require_own_database(settings)
@@ -63,10 +66,10 @@ async def open_backend(
     The embedded server belongs to this installation, so its schema and first queue are created if
     they are missing; a further queue only by `contimg db init`, so that a misspelt name makes none.
     Raises `MissingInputError` where the site had one that is gone; with `create` False also if
-    there never was one, and makes no queue; else `SettingError` for folders
-    in which no task could run. If this call has started the server, it stops it at the
-    end, unless another process uses it or `leave_running` is set. A server that is killed meanwhile
-    is started again. A server of others that is away is waited for, at most for `patience_seconds`.
+    there never was one, and makes no queue; else `SettingError` for folders in which no task could
+    run, and by `require_own_state`. If this call has started the server, it stops it at the end,
+    unless another process uses it or `leave_running` is set. A server that is killed meanwhile is
+    started again. A server of others that is away is waited for, at most for `patience_seconds`.
     """
     if create:
         check_folder_names(settings.pipeline.paths)
@@ -74,6 +77,7 @@ async def open_backend(
         async with AsyncExitStack() as stack:
             yield await _enter(stack, settings.database_url, patience_seconds)
         return
+    require_own_state(settings)
     server = EmbeddedPostgres(settings.embedded_folder)
     require_own_database(settings)
     if not create and not server.exists():

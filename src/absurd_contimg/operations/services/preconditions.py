@@ -8,6 +8,7 @@ from absurd_contimg.execution.runner import check_folders
 from absurd_contimg.execution.scratch import is_path_part
 from absurd_contimg.ingest.incoming_folder import IncomingFolder
 from absurd_contimg.ingest.spawn import check_inputs, find_catalog
+from absurd_contimg.operations.services.state_check import require_own_state
 from absurd_contimg.products.publication import check_publish_dir
 from absurd_contimg.registry.database import exists as check_registry_url
 from absurd_contimg.science.catalogue import read_catalogue
@@ -18,6 +19,7 @@ from absurd_contimg.similar_names import did_you_mean
 
 def check_worker(settings: Settings) -> None:
     """Raise `SettingError` for settings with which no worker can work."""
+    require_own_state(settings)
     _check_worker_id(settings.worker_id)
     check_imager(settings.pipeline.imaging)
     check_registry_url(settings.registry_url)
@@ -48,6 +50,7 @@ def check_spawn(settings: Settings, calibrator: str) -> None:
 
 def check_daemon(settings: Settings, calibrator: str) -> None:
     """Raise `SettingError` or `MissingInputError` where a daemon could spawn nothing."""
+    require_own_state(settings)
     IncomingFolder(settings.pipeline.paths.input_dir).names()
     check_calibrator(settings, calibrator)
     check_registry_url(settings.registry_url)
