@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from absurd_contimg.core.context import TaskContext
+from absurd_contimg.simulation.model.primitives import primitives_in
 from absurd_contimg.testing import explore_crashes, outside, replay_handler, run_handler
 
 PAUSES = ["pause", "pause-late"]
@@ -209,3 +212,16 @@ def test_the_text_and_the_line_of_a_new_error_are_in_the_finding() -> None:
         "runs ended as ['failed RuntimeError']: RuntimeError at test_process_variables.py, line "
     )
     assert "in fails_when_repeated: the device <asyncio.locks.Lock" in text
+
+
+@pytest.mark.parametrize("folder", ["/usr/lib/python3/dist-packages", "/other/lib/site-packages"])
+def test_packages_of_other_environments_are_not_searched(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian has its own folder, and an environment may use the packages of another one."""
+    library = ModuleType("library_elsewhere")
+    library.__file__ = f"{folder}/library_elsewhere.py"
+    monkeypatch.setitem(sys.modules, library.__name__, library)
+    vars(library)["LOCK"] = threading.Lock()
+    assert list(primitives_in([library], frozenset())) == []
+    assert list(primitives_in([library], frozenset({library.__name__}))) == [vars(library)["LOCK"]]

@@ -44,9 +44,9 @@ _LEAVES = frozenset(
     }
 )
 """Types that hold nothing: most of all values."""
-_INSTALLED = tuple(
-    str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "purelib", "platlib")
-)
+_STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
+_OF_PACKAGES = frozenset({"site-packages", "dist-packages"})
+"""Folders of installed packages, of whichever environment; the second is Debian's."""
 
 
 def is_primitive(value: object) -> bool:
@@ -152,8 +152,11 @@ def _is_users(module: str | None, packages: frozenset[str]) -> bool:
         return False
     if package in packages:
         return True
-    path = getattr(sys.modules.get(str(module)), "__file__", None)
-    return isinstance(path, str) and not path.startswith(_INSTALLED)
+    file = getattr(sys.modules.get(str(module)), "__file__", None)
+    if not isinstance(file, str):
+        return False
+    path = Path(file)
+    return _OF_PACKAGES.isdisjoint(path.parts) and not path.is_relative_to(_STANDARD_LIBRARY)
 
 
 def with_their_parts(primitives: Iterable[object]) -> list[Any]:
