@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -27,10 +28,30 @@ from raw_files import write_file
 
 
 def test_a_raw_file_is_described(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["inspect", "--data", str(write_file(tmp_path))])
+    path = write_file(tmp_path)
+    with h5py.File(path, "r+") as file:
+        visibilities = file["Data/visdata"]
+        noise = np.random.default_rng(1).normal(size=visibilities.shape)
+        visibilities[...] = noise.astype(np.complex64)
+    result = CliRunner().invoke(app, ["inspect", "--data", str(path)])
     assert result.exit_code == 0
+    assert "not measured" not in result.output
     for text in ("the writer's", "3 of 12.884902 s", "XX, YY", "16.0000 deg", "0.00%", "accepted"):
         assert text in result.output
+
+
+def test_a_file_without_data_says_so(tmp_path: Path) -> None:
+    """One number all over; and one whose visibilities were never written."""
+    stuck, unwritten = write_file(tmp_path), write_file(tmp_path, subband=1)
+    with h5py.File(unwritten, "r+") as file:
+        shape = file["Data/visdata"].shape
+        del file["Data/visdata"]
+        file.create_dataset("Data/visdata", shape, np.complex64)
+    arguments = ["inspect", "--data", "--json", str(stuck), str(unwritten)]
+    first, second = json.loads(CliRunner().invoke(app, arguments).output)
+    assert "100.00% between antennas repeat one number" in first["traits"]["not measured"]
+    assert "counts as missing" in first["traits"]["data"]
+    assert "none was ever written" in second["traits"]["visibilities"]
 
 
 def test_a_file_that_is_refused_says_why_and_what_to_do(tmp_path: Path) -> None:

@@ -745,3 +745,24 @@ def test_a_file_that_is_larger_than_its_bytes_is_refused(tmp_path: Path) -> None
 
     with pytest.raises(CorruptInputError, match="of which the file holds"):
         read_raw_header(changed(tmp_path, swell))
+
+
+def test_a_large_file_that_was_never_filled_is_no_swollen_file(tmp_path: Path) -> None:
+    """Nothing of it is read: it is accepted, and its sub-band counts as missing."""
+    channels = 93_750
+
+    def empty(file: h5py.File) -> None:
+        low, width = 1487.03125e6, 11.71875e6 / channels
+        for key in ("Header/freq_array", "Header/channel_width", *file["Data"]):
+            del file[key if "/" in key else f"Data/{key}"]
+        file["Header/freq_array"] = (low + width * (np.arange(channels) + 0.5))[None, ::-1]
+        file["Header/channel_width"] = width
+        file["Header/Nfreqs"][()] = channels
+        rows = len(file["Header/time_array"])
+        file["Data"].create_dataset("visdata", (rows, 1, channels, 2), np.complex64)
+
+    header = read_raw_header(changed(tmp_path, empty))
+    check_header(header, SiteConfig())
+    assert not header.is_written
+    with pytest.raises(IncompleteGroupError, match=r"only 0 of 16 .* 00 in"):
+        read_raw_group([header.path], ConversionConfig(subbands_min=1), SiteConfig())

@@ -10,13 +10,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from casacore.tables import table
 
-from absurd_contimg.errors import DataQualityError, OutputError
+from absurd_contimg.errors import DataQualityError, IncompleteGroupError, OutputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import Workspace
+from absurd_contimg.products.output_warnings import output_warnings
 from absurd_contimg.products.outputs import ConvertOutputs, MeasurementSet, to_json
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.measurement_set import divisor_up_to
@@ -167,6 +169,48 @@ def test_data_that_are_all_flagged_are_refused(
     files = faulty(tmp_path, *((FaultKind.ALL_FLAGGED, s) for s in range(16)))
     with pytest.raises(DataQualityError, match="all visibilities of group"):
         convert(context_for(files), workspace)
+
+
+def test_stuck_and_unwritten_subbands_count_as_missing(
+    context_for: Contexts, workspace: Workspace, tmp_path: Path
+) -> None:
+    """They went into images: of noise 18 times as high, which hid the sources that were wrong."""
+    files = faulty(tmp_path, (FaultKind.STUCK, 0), (FaultKind.ALL_FLAGGED, 3))
+    leave_unwritten(next(f for f in files if f.stem.endswith("sb01")))
+    present = [f for f in files if not f.stem.endswith("sb15")]
+    ms, described = convert(context_for(present), workspace)
+    assert described.placeholder_subbands == (0, 1, 3, 15)
+    assert described.empty_subbands == (0, 1, 3)
+    assert described.flagged_fraction == pytest.approx(0.25)
+    with table(str(ms), ack=False) as main:
+        flags = main.getcol("FLAG").all(axis=(0, 2)).reshape(16, 2).all(axis=1)[::-1]
+    assert list(np.flatnonzero(flags)) == [0, 1, 3, 15]
+    (missing, empty) = output_warnings(to_json(ConvertOutputs(described)))
+    assert missing == "4 sub-bands missing"
+    assert "without data" in empty
+    assert "00, 01, 03" in empty
+
+
+def test_too_many_stuck_subbands_are_refused_by_name(
+    context_for: Contexts, workspace: Workspace, tmp_path: Path
+) -> None:
+    files = faulty(tmp_path, *((FaultKind.STUCK, s) for s in (1, 2, 4, 8, 9)))
+    with pytest.raises(IncompleteGroupError, match=r"only 11 of 16 .*01, 02, 04, 08, 09"):
+        convert(context_for(files), workspace)
+    for path in files:
+        leave_unwritten(path)
+    with pytest.raises(IncompleteGroupError, match="only 0 of 16"):
+        ConvertStage().validate(context_for(files))
+
+
+def leave_unwritten(path: Path) -> None:
+    """As by a writer that made its datasets and was given nothing: HDF5 reads a fill value."""
+    with h5py.File(path, "r+") as file:
+        shape = file["Data/visdata"].shape
+        del file["Data/visdata"]
+        file.create_dataset(
+            "Data/visdata", shape, np.complex64, chunks=(45, *shape[1:]), fillvalue=1 + 0j
+        )
 
 
 def test_a_damaged_measurement_set_fails_the_post_conditions(

@@ -224,6 +224,8 @@ def test_faults_are_in_their_subbands(tmp_path: Path) -> None:
     with h5py.File(by_index[order.index(FaultKind.ALL_FLAGGED)][0]) as file:
         cross = file["Header"]["ant_1_array"][()] != file["Header"]["ant_2_array"][()]
         assert not file["Data"]["nsamples"][cross].any()
+    with h5py.File(by_index[order.index(FaultKind.STUCK)][0]) as file:
+        assert np.unique(file["Data"]["visdata"][cross]).tolist() == [1.0]
 
 
 def test_inconsistent_settings_are_refused() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _NAMES_MAX = 8
@@ -19,6 +19,9 @@ def _warnings(outputs: Mapping[str, Any]) -> Iterator[str]:
     missing = converted.get("placeholder_subbands", converted.get("stand_ins"))
     if isinstance(missing, list) and missing:
         yield f"{len(missing)} sub-bands missing"
+    empty = converted.get("empty_subbands")
+    if isinstance(empty, list) and empty:
+        yield f"files without data (contimg inspect --data): sub-bands {_numbers(empty)}"
     if text := _section(outputs, "flagged_ms").get("flagging_warning"):
         yield str(text)
     quality = _section(_section(outputs, "caltables"), "quality")
@@ -30,6 +33,10 @@ def _warnings(outputs: Mapping[str, Any]) -> Iterator[str]:
     selected = _section(outputs, "calibration")
     if text := selected.get("warning"):
         yield f"{text}, beyond the limit" if selected.get("beyond_reach") else str(text)
+
+
+def _numbers(subbands: Sequence[object]) -> str:
+    return ", ".join(f"{i:02d}" if isinstance(i, int) else str(i) for i in subbands)
 
 
 def _section(outputs: Mapping[str, Any], name: str) -> Mapping[str, Any]:

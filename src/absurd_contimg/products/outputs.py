@@ -53,7 +53,9 @@ class MeasurementSet:
     placeholder_subbands: Annotated[
         tuple[int, ...], Field(validation_alias=AliasChoices("placeholder_subbands", "stand_ins"))
     ] = ()
-    """Missing sub-bands, which the data hold as flagged zeros."""
+    """Missing and empty sub-bands, which the data hold as flagged zeros."""
+    empty_subbands: tuple[int, ...] = ()
+    """Those of them that have a file, in which nothing was measured."""
     flagged_fraction: float = 0.0
 
 

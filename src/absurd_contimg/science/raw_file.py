@@ -77,6 +77,8 @@ class RawHeader:
     """Baselines are those at hour angle 0, one set for all times: the writer's form."""
     shape: tuple[int, ...]
     """Of the visibilities: (rows, channels, products), an axis of one window left out."""
+    is_written: bool
+    """False: no visibility was ever stored, and HDF5 gives one number for all of them."""
     counts: tuple[tuple[str, float, int], ...]
     """Key, the count in the header, and the count of what is there."""
 
@@ -171,6 +173,11 @@ def _complex_parts(dtype: np.dtype[Any]) -> tuple[str, str]:
     return "", ""
 
 
+def _is_written(dataset: Any) -> bool:
+    """Whether the file holds a byte of a dataset."""
+    return bool(dataset.size == 0 or dataset.id.get_storage_size() > 0)
+
+
 class HeaderReader:
     """Reads the keys of one open file; every error names the file and the key."""
 
@@ -213,6 +220,7 @@ class HeaderReader:
             phase_type=phase_type,
             phased_to_meridian=not self._has("phase_center_catalog"),
             shape=self._shape(len(times), len(frequencies), len(codes)),
+            is_written=_is_written(self._file["Data/visdata"]),
             counts=self._counts(len(times), len(frequencies), len(codes), len(numbers)),
         )
 
@@ -356,6 +364,8 @@ class HeaderReader:
         if dataset.external or dataset.is_virtual:
             raise self._fail(name, "keeps its data in another file")
         self._check_filters(name, dataset)
+        if name == "Data/visdata" and not _is_written(dataset):
+            return  # nothing of it is read
         on_disk = self._path.stat().st_blocks * 512 or sys.maxsize  # 0 where it is not counted
         stored = min(dataset.id.get_storage_size(), on_disk)
         chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize  # is read as a whole

@@ -35,8 +35,11 @@ class RawGroup:
     """Sub-bands of one observation, by index."""
 
     subbands: Mapping[int, RawHeader]
+    """Those into whose files visibilities were written."""
     missing: tuple[int, ...]
-    """Indices that need placeholders."""
+    """Indices that need placeholders: without a file, or `unwritten`."""
+    unwritten: tuple[int, ...]
+    """Indices of files that hold a header alone."""
     times_jd: Floats
     """The middle of each integration."""
 
@@ -75,10 +78,27 @@ def read_raw_group(paths: Sequence[Path], config: ConversionConfig, site: SiteCo
     for part in _PARTS:
         part.check(subbands)
     _check_band(subbands)
-    reference = next(iter(subbands.values()))
-    missing = tuple(i for i in range(config.expected_subbands) if i not in subbands)
+    unwritten = tuple(sorted(i for i, header in subbands.items() if not header.is_written))
+    written = {i: header for i, header in subbands.items() if header.is_written}
+    check_count(len(written), unwritten, config, headers[0].path.parent)
+    reference = next(iter(written.values()))
+    missing = tuple(i for i in range(config.expected_subbands) if i not in written)
     _number, middles = reference.integrations()
-    return RawGroup(subbands, missing, middles)
+    return RawGroup(written, missing, unwritten, middles)
+
+
+def check_count(
+    n_with_data: int, empty: Sequence[int], config: ConversionConfig, folder: Path
+) -> None:
+    """Refuse a group in which too many files hold no data: they count as missing ones do."""
+    if empty and n_with_data < max(1, config.subbands_min):
+        listed = ", ".join(f"{i:02d}" for i in empty)
+        raise IncompleteGroupError(
+            f"only {n_with_data} of {config.expected_subbands} sub-bands hold data, at least "
+            f"{config.subbands_min} are needed; the files of {listed} in {folder} hold none: never "
+            "written, the same number all over, zero, or without samples.",
+            "Look with contimg inspect --data at what these nodes wrote, or give the group up.",
+        )
 
 
 def _by_index(headers: Sequence[RawHeader], config: ConversionConfig) -> dict[int, RawHeader]:

@@ -18,6 +18,7 @@ from absurd_contimg.errors import CorruptInputError
 from absurd_contimg.science.antenna_names import station_name
 from absurd_contimg.science.raw_checks import HANDS
 from absurd_contimg.science.raw_file import Floats, Integers, RawHeader, read_visibilities
+from absurd_contimg.science.repeated_values import flag_repeated_values
 
 TELESCOPE_NAME = "OVRO_MMA"
 """The observatory's name in CASA's table of observatories; it does not know DSA-110."""
@@ -193,6 +194,7 @@ def _read_subband(header: RawHeader, used: Integers, factor: int) -> tuple[Any, 
     number, _middles = header.integrations()
     rows = _Rows.of(header, used, number)
     data, flags, samples = read_visibilities(header, HANDS)
+    flag_repeated_values(header, data, flags, samples)
     if factor > 1:
         data, flags, samples = _average(data, samples, factor)
     if header.frequencies_hz[0] > header.frequencies_hz[-1]:

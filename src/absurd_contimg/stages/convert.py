@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from absurd_contimg.config import ConversionConfig
@@ -20,7 +21,7 @@ from absurd_contimg.products.outputs import ConvertOutputs, MeasurementSet, name
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.earth_orientation import use_bundled_tables
 from absurd_contimg.science.measurement_set import divisor_up_to
-from absurd_contimg.science.raw_group import RawGroup, read_raw_group
+from absurd_contimg.science.raw_group import RawGroup, check_count, read_raw_group
 from absurd_contimg.science.raw_visibilities import meridian_icrs, read_uvdata
 
 _MJD_ZERO_JD = 2400000.5
@@ -30,7 +31,7 @@ class ConvertStage(PipelineStage[ConvertOutputs]):
     """Reads, averages, rephases and writes; keeps the beam centres."""
 
     name = "convert"
-    version = 2
+    version = 3
     requires = frozenset({"input_files"})
     provides = names(ConvertOutputs)
     product_folder = "raw/ms"
@@ -60,6 +61,9 @@ class ConvertStage(PipelineStage[ConvertOutputs]):
                 f"all visibilities of group {group_id} are flagged in its files.",
                 "No image can be made of it; look at what flagged them.",
             )
+        empty = (*group.unwritten, *_without_data(group, uvd.flag_array))
+        n_with_data = len(group.subbands) + len(group.unwritten) - len(empty)
+        check_count(n_with_data, sorted(empty), settings, group.reference.path.parent)
         location = uvd.telescope.location
         centres = _beam_centres(group, location)
         middle = np.array([(group.times_jd[0] + group.times_jd[-1]) / 2.0])
@@ -85,7 +89,8 @@ class ConvertStage(PipelineStage[ConvertOutputs]):
                 ra_deg=math.degrees(float(ra)) % 360.0,
                 dec_deg=math.degrees(float(dec)),
                 declination_deg=group.declination_deg,
-                placeholder_subbands=group.missing,
+                placeholder_subbands=tuple(sorted({*group.missing, *empty})),
+                empty_subbands=tuple(sorted(empty)),
                 flagged_fraction=float(uvd.flag_array.mean()),
             )
         )
@@ -108,6 +113,14 @@ def _read(group: RawGroup, settings: ConversionConfig) -> Any:
     limits = settings.averaging_max, group.channel_width_hz, settings.averaged_width_max_hz
     factor = divisor_up_to(group.n_channels, *limits)
     return read_uvdata({**dict.fromkeys(group.missing), **group.subbands}, group.reference, factor)
+
+
+def _without_data(group: RawGroup, flags: NDArray[np.bool_]) -> list[int]:
+    """Sub-bands whose files hold nothing but flagged visibilities; channels ascend."""
+    indices = sorted({*group.missing, *group.subbands}, reverse=True)
+    by_subband = flags.reshape(len(flags), len(indices), -1)
+    empty = [index for place, index in enumerate(indices) if by_subband[:, place].all()]
+    return [index for index in empty if index in group.subbands]
 
 
 def _beam_centres(group: RawGroup, location: Any) -> BeamCentres:

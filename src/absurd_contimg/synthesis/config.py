@@ -26,6 +26,7 @@ class FaultKind(StrEnum):
     DUPLICATED = "duplicated"
     SHIFTED = "shifted"
     ALL_FLAGGED = "all_flagged"
+    STUCK = "stuck"
 
 
 FAULT_MEANINGS: Mapping[FaultKind, str] = {
@@ -36,6 +37,7 @@ FAULT_MEANINGS: Mapping[FaultKind, str] = {
     FaultKind.DUPLICATED: "A second file with the same sub-band.",
     FaultKind.SHIFTED: "Its times are one integration late: it belongs to another observation.",
     FaultKind.ALL_FLAGGED: "No visibility has samples, which is how the writer marks missing data.",
+    FaultKind.STUCK: "Every visibility is 1, as of a stuck node or a correlator's test pattern.",
 }
 
 

@@ -122,6 +122,8 @@ def write_subband(
     samples = np.isfinite(data).astype(np.float32)
     if FaultKind.ALL_FLAGGED in faults:
         samples[:] = 0.0
+    if FaultKind.STUCK in faults:
+        data[:] = 1.0
     if FaultKind.NAN in faults:
         rows = data.reshape(-1, *data.shape[2:])
         rows[:: max(1, len(rows) // 48), 0, 0] = np.nan

@@ -96,7 +96,7 @@ def _report(
 def _inspect(path: Path, site: SiteConfig, data: bool) -> _Report:
     """The traits of one file, and the reasons for which it is refused."""
     from absurd_contimg.science.raw_checks import deviations
-    from absurd_contimg.science.raw_file import read_raw_header, read_visibilities
+    from absurd_contimg.science.raw_file import read_raw_header
 
     try:
         header = read_raw_header(path)
@@ -104,12 +104,30 @@ def _inspect(path: Path, site: SiteConfig, data: bool) -> _Report:
         if wrong:
             return _report(str(path), {"sub-band": f"{header.index:02d}"}, wrong)
         traits = _traits(header)
-        if data:
-            _values, flags, _samples = read_visibilities(header, (-5, -6))
-            traits["missing or flagged"] = f"{flags.mean():.2%} of XX and YY"
+        if not header.is_written:
+            traits["visibilities"] = "none was ever written: the sub-band counts as missing"
+        elif data:
+            traits |= _data_traits(header)
     except (UserError, OSError) as error:
         return _report(str(path), {}, [str(error)], isinstance(error, UnfinishedInputError))
     return _report(str(path), traits, [])
+
+
+def _data_traits(header: RawHeader) -> dict[str, str]:
+    """How much of the visibilities is missing, and how much was not measured."""
+    from absurd_contimg.science.raw_file import read_visibilities
+    from absurd_contimg.science.repeated_values import flag_repeated_values
+
+    values, flags, samples = read_visibilities(header, (-5, -6))
+    traits = {"missing or flagged": f"{flags.mean():.2%} of XX and YY"}
+    if share := flag_repeated_values(header, values, flags, samples):
+        traits["not measured"] = (
+            f"{share:.2%} between antennas repeat one number at all times or on all baselines: "
+            "they count as flagged"
+        )
+    if flags[header.first != header.second].all():
+        traits["data"] = "none: the sub-band counts as missing"
+    return traits
 
 
 def _reason_of_group(paths: list[Path], settings: PipelineConfig) -> str:
