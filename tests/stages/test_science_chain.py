@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.config import PathsConfig, PipelineConfig, ValidationConfig
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.context import PipelineContext
@@ -36,6 +36,7 @@ from absurd_contimg.products.outputs import (
     SourceCheck,
     SourceTable,
     ValidateOutputs,
+    Validation,
     from_json,
 )
 from absurd_contimg.products.photometry_table import read_photometry
@@ -195,6 +196,31 @@ def test_wrong_image_fails_its_gate(chain: Chain, tmp_path: Path) -> None:
         assert result.verdict == "degraded"
         assert gate in result.failed_gates
         assert not compare_sources(read_sources(next(folders.product.iterdir()))).within()
+
+
+def test_noise_of_bad_data_fails_its_gate_and_sidelobes_do_not(
+    chain: Chain, tmp_path: Path
+) -> None:
+    """Noise hides the sources that are wrong; the calibrator agrees with its own model."""
+
+    settings = chain.science.config.model_copy(update={"validation": ValidationConfig()})
+
+    def validate(done: PipelineContext, rms_jy: float) -> Validation:
+        outputs = {**done.outputs, "image": {**output(done, "image"), "rms_jy": rms_jy}}
+        folders = Workspace(tmp_path / f"{rms_jy}", tmp_path, tmp_path / "log", tmp_path / "final")
+        folders.product.mkdir()
+        context = PipelineContext(settings, done.inputs, outputs)
+        return ValidateStage().execute(context, folders).validation
+
+    stuck = validate(chain.calibrator, 0.134)  # four sub-bands of a test pattern
+    assert stuck.failed_gates == ("noise",)
+    assert (stuck.n_expected, stuck.n_hidden) == (1, 4)
+    assert stuck.noise_limit_jy == pytest.approx(9.94 / 300, rel=2e-3)
+    assert "noise" in validate(chain.science, 0.0437).failed_gates
+    for fine in (validate(chain.calibrator, 10 / 656), validate(chain.science, 0.012)):
+        assert "noise" not in fine.failed_gates  # noise of the telescope's own images
+        assert fine.n_hidden == 0
+    assert output(chain.calibrator, "validation")["verdict"] == "clean"
 
 
 def test_the_same_data_give_the_same_image_to_the_bit(chain: Chain, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class MosaicConfig(Section):
     """With fewer usable tiles there is no mosaic."""
     tiles_fraction_min: float = Field(0.5, ge=0, le=1)
     """Used tiles over members, below which a mosaic is degraded."""
-    refused_gates: tuple[str, ...] = ("flux", "position")
+    refused_gates: tuple[str, ...] = ("flux", "position", "noise")
     """A tile that failed one of these gates of its own validation is refused: a calibration of
     another strip gave fluxes 16 times too low (the telescope's own notes)."""
     beam_tolerance: float = Field(0.02, ge=0)

@@ -188,6 +188,10 @@ class Validation:
     flux_error_max: float | None
     position_error_median_arcsec: float | None
     position_error_max_arcsec: float | None
+    noise_limit_jy: float | None = None
+    """The noise above which this image fails its gate: by the settings and its brightest source."""
+    n_hidden: int = 0
+    """Isolated sources that an image with noise at that limit would show, and this one does not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,11 +77,18 @@ class ValidateStage(PipelineStage[ValidateOutputs]):
         image = _Image.read(context.outputs_of(ImageOutputs).image)
         catalogue = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
         checks = check_sources(image, catalogue, settings)
+        noise = judge_noise(checks, image, catalogue, settings)
         path = workspace.product / f"{context.group_id}-validation.json"
         gentle = context.outputs_of(FlagOutputs).flagged_ms.gentler
         report = workspace.final_path(path)
         validation = summarise(
-            checks, image, settings, report, gently_flagged=gentle, distant=_is_distant(context)
+            checks,
+            image,
+            settings,
+            report,
+            noise,
+            gently_flagged=gentle,
+            distant=_is_distant(context),
         )
         figures = to_json(validation)
         del figures["report"]  # that is this file
@@ -135,11 +142,43 @@ def check_sources(
     image: _Image, catalogue: Sequence[SkySource], settings: ValidationConfig
 ) -> list[SourceCheck]:
     """One row for each catalogue source that the image should show, brightest first."""
+    shown = _sources_above(image.described.rms_jy, image, catalogue, settings)
+    return [_measure(image, source, check, settings.match_radius_arcsec) for source, check in shown]
+
+
+@dataclass(frozen=True, slots=True)
+class _NoiseLimit:
+    """What the noise of an image is held against: not the image itself, which bad data raise."""
+
+    limit_jy: float
+    n_hidden: int
+    """Isolated sources that noise at the limit would show, and that of the image does not."""
+
+
+def judge_noise(
+    checks: Sequence[SourceCheck],
+    image: _Image,
+    catalogue: Sequence[SkySource],
+    settings: ValidationConfig,
+) -> _NoiseLimit:
+    """The limit by the settings, or by the sidelobes of the brightest source in the image."""
+    apparent = (source.flux_jy * image.response_at(source) for source in catalogue)
+    sidelobes = max(apparent, default=0.0) / settings.sidelobe_range_min
+    limit_jy = max(settings.noise_max_jy, sidelobes)
+    usual = _sources_above(limit_jy, image, catalogue, settings)
+    n_usual, n_shown = sum(c.isolated for _, c in usual), sum(c.isolated for c in checks)
+    return _NoiseLimit(limit_jy, max(0, n_usual - n_shown))
+
+
+def _sources_above(
+    noise_jy: float, image: _Image, catalogue: Sequence[SkySource], settings: ValidationConfig
+) -> list[tuple[SkySource, SourceCheck]]:
+    """Sources that stand out of such a noise, brightest first, each with an empty check."""
     vectors = source_vectors(catalogue)
-    checks = []
+    shown = []
     for index, source in enumerate(catalogue):
         response = image.response_at(source)
-        snr = source.flux_jy * response / image.described.rms_jy
+        snr = source.flux_jy * response / noise_jy
         if response < settings.beam_response_min or snr < settings.snr_min:
             continue
         separation = np.degrees(separation_rad(vectors, vectors[index])) * 3600.0
@@ -147,9 +186,8 @@ def check_sources(
         neighbours = [s for k, s in enumerate(catalogue) if near[k] and k != index]
         isolated = all(s.flux_jy < 0.02 * source.flux_jy for s in neighbours)
         position = source.name, source.ra_deg, source.dec_deg, source.flux_jy
-        check = SourceCheck(*position, response, snr, isolated)
-        checks.append(_measure(image, source, check, settings.match_radius_arcsec))
-    return sorted(checks, key=lambda c: -c.flux_jy)
+        shown.append((source, SourceCheck(*position, response, snr, isolated)))
+    return sorted(shown, key=lambda each: -each[0].flux_jy)
 
 
 def _measure(
@@ -180,6 +218,7 @@ def summarise(
     image: _Image,
     settings: ValidationConfig,
     report: Path,
+    noise: _NoiseLimit,
     *,
     gently_flagged: bool,
     distant: bool = False,
@@ -196,6 +235,7 @@ def summarise(
     flux_median, position_median = float(np.median(ratios)), float(np.median(errors))
     gates = {
         "dynamic_range": dynamic_range >= settings.dynamic_range_min,
+        "noise": image.described.rms_jy <= noise.limit_jy,
         # With nothing to compare, neither flux nor position can fail.
         "completeness": not completeness < settings.completeness_min,
         "flux": not abs(flux_median - 1.0) > settings.flux_error_max,
@@ -218,6 +258,8 @@ def summarise(
         flux_error_max=rounded(float(np.abs(ratios - 1).max())),
         position_error_median_arcsec=rounded(position_median),
         position_error_max_arcsec=rounded(float(errors.max())),
+        noise_limit_jy=rounded(noise.limit_jy),
+        n_hidden=noise.n_hidden,
     )
 
 
