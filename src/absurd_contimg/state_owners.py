@@ -101,7 +101,8 @@ def _exposure(place: Path, owners: Owners, elsewhere: str) -> Exposure | None:
             place,
             f"{place} may be written to by every user of this machine (mode "
             f"{stat.S_IMODE(status.st_mode):04o}), who could put something else in its place.",
-            f"Look at what is there, then: chmod o-w {place}",
+            f"Look at what is there, then: chmod o-w {place} (where that is not allowed, as in a "
+            f"container's volume, use a new folder below it). {elsewhere}",
         )
     return None
 
