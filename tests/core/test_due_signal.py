@@ -34,8 +34,8 @@ async def test_claims_in_vain_spread_the_next_ones_up_to_a_bound() -> None:
             signal.ring()
         signal.before_claim()
     delays = sorted(await asyncio.gather(*map(seconds_until_due, signals)))
-    assert delays[0] < 0.05, "one of many is first"
-    assert delays[25] > 0.02, "and the others come later"
+    assert delays[0] < 0.2, "one of many is first, on a busy machine too"
+    assert delays[25] - delays[0] > 0.02, "and the others come later"
     assert delays[-1] < 1.0
     signals[0].has_claimed()
     signals[0].before_claim()

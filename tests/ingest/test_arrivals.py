@@ -397,7 +397,7 @@ async def test_polls_of_separate_processes_end_the_wait_of_an_incomplete_group(
 ) -> None:
     """`contimg daemon --once` from cron: each poll was the first look of its process, for ever."""
     site.write(0, range(15))
-    for seconds in (0, 60, 240):
+    for seconds in (0, 60, 250):
         await site.single_poll(seconds)
     assert site.group(0).ingest_state is IngestState.COLLECTING, "only one look found it over"
     await site.single_poll(60)
