@@ -19,11 +19,23 @@ from absurd_contimg.products.output_warnings import output_warnings
             {"caltables": {"quality": {"unsolved_antennas": ["DSA104", "DSA105"]}}},
             "2 antennas with data but without solutions: DSA104, DSA105",
         ),
+        (
+            {"calibrated_ms": {"uncalibrated_antennas": ["DSA104"]}},
+            "1 antennas flagged, as the selected tables have no solutions for them: DSA104",
+        ),
         ({"calibration": {"warning": "solutions are 8.0 h away"}}, "solutions are 8.0 h away"),
     ],
 )
 def test_each_warning_is_one_text(outputs: dict[str, Any], warning: str) -> None:
     assert output_warnings(outputs) == [warning]
+
+
+def test_antennas_that_its_own_calibrator_did_not_solve_are_named_once() -> None:
+    outputs = {
+        "caltables": {"quality": {"unsolved_antennas": ["DSA104"]}},
+        "calibrated_ms": {"uncalibrated_antennas": ["DSA104"]},
+    }
+    assert len(output_warnings(outputs)) == 1
 
 
 @pytest.mark.parametrize("outputs", [{}, {"caltables": {"quality": None}}, {"flagged_ms": "x"}])

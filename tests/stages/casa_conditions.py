@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from casatasks import flagdata
+from casatasks import flagdata, split
 
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.execution.context import PipelineContext
@@ -158,6 +158,80 @@ def apply_cases() -> None:
     attempt("apply: table missing", apply, context)
 
 
+def without_antenna(context: PipelineContext, case: str, name: str) -> PipelineContext:
+    """With the flagged set of a group in which an antenna has no data: one antenna fewer."""
+    described = dict(context.outputs["flagged_ms"])  # type: ignore[arg-type]
+    source, path = Path(described["path"]), ROOT / case / Path(described["path"]).name
+    path.parent.mkdir()
+    split(vis=str(source), outputvis=str(path), datacolumn="data", antenna=f"!{name}")
+    gone = antenna(name, path)
+    for table, columns in ((path, ("ANTENNA1", "ANTENNA2")), (path / "FEED", ("ANTENNA_ID",))):
+        with open_table(table, writable=True) as main:
+            for column in columns:
+                numbers = main.getcol(column)
+                main.putcol(column, np.where(numbers > gone, numbers - 1, numbers))
+            if table == path:
+                described |= {"path": str(path), "n_rows": main.nrows()}
+            else:
+                main.removerows(np.flatnonzero(numbers == gone).tolist())
+    with open_table(path / "ANTENNA", writable=True) as antennas:
+        antennas.removerows([gone])
+    return context.with_outputs({"flagged_ms": described})
+
+
+def calibrated_visibilities(path: Path) -> dict[tuple[str, str, float], np.ndarray]:
+    """The unflagged ones by the names of their antennas and their time; flagged ones are 0."""
+    with open_table(path / "ANTENNA") as antennas:
+        names = [str(name) for name in antennas.getcol("NAME")]
+    with open_table(path) as main:
+        columns = (main.getcol(column) for column in ("ANTENNA1", "ANTENNA2", "TIME"))
+        data = np.where(main.getcol("FLAG"), 0.0, main.getcol("DATA"))
+        return {
+            (names[a], names[b], float(time)): data[:, :, row]
+            for row, (a, b, time) in enumerate(zip(*columns, strict=True))
+        }
+
+
+def absent_antenna_cases() -> None:
+    """The largest difference to the data of all antennas, over their scatter; antennas flagged."""
+    name = "DSA040"
+    ms = Path(SCIENCE.outputs_of(CalibrateApplyOutputs).calibrated_ms.path)
+    usual = calibrated_visibilities(ms)
+    scatter = float(np.std(list(usual.values())))
+
+    def apply(case: str, context: PipelineContext) -> None:
+        result = attempt(case, CalibrateApplyStage(), context)
+        if not result:
+            return
+        product = ROOT / case.replace(": ", "-").replace(" ", "-") / "product"
+        applied = calibrated_visibilities(product / ms.name)
+        rows = [key for key in applied if name not in key]
+        difference = max(float(abs(applied[key] - usual[key]).max()) for key in rows) / scatter
+        without_solutions = result["calibrated_ms"]["uncalibrated_antennas"]
+        figures = len(applied) - len(usual), difference, without_solutions
+        raised[case] = ("none", json.dumps(figures))
+
+    apply("apply: antenna without data", without_antenna(SCIENCE, "g1", name))
+    case = "solve: antenna without data"
+    solved = attempt(case, CalibrateSolveStage(), without_antenna(CALIBRATOR, "g2", name))
+    product = ROOT / case.replace(": ", "-").replace(" ", "-") / "product"
+    tables = [
+        {**table, "path": str(product / Path(table["path"]).name)}
+        for table in solved["caltables"]["tables"]
+    ]
+    chosen = dict(SCIENCE.outputs["calibration"])  # type: ignore[arg-type]
+    context = SCIENCE.with_outputs({"calibration": {**chosen, "tables": tables}})
+    apply("apply: antenna without solutions", context)
+
+    def rename(path: Path) -> None:
+        with open_table(path / "ANTENNA", writable=True) as antennas:
+            names = antennas.getcol("NAME")
+            antennas.putcol("NAME", [f"X{each}" for each in names[:5]] + list(names[5:]))
+
+    other = damaged(SCIENCE, "flagged_ms", "g3", lambda _main, path: rename(path))
+    attempt("apply: other antennas", CalibrateApplyStage(), other)
+
+
 def other_cases() -> None:
     attempt("flag: all zero", FlagStage(), damaged(SCIENCE, "measurement_set", "f1", zero))
     greedy = {"tfcrop_cutoff_sigma": 1.5, "flagged_fraction_max": 0.1}
@@ -241,6 +315,7 @@ def total_intensity_case() -> None:
 
 solve_cases()
 apply_cases()
+absent_antenna_cases()
 other_cases()
 outliers_case("flag: interference", SCIENCE)
 outliers_case("flag: interference beside a calibrator", CALIBRATOR)

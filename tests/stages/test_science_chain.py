@@ -327,6 +327,7 @@ def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> Non
         "apply: not a number": ("OutputError", "are not finite"),
         "apply: all zero": ("OutputError", "are all zero"),
         "apply: table missing": ("MissingInputError", "missing or has no table.dat"),
+        "apply: other antennas": ("DataQualityError", "for 5 of the 10 antennas"),
         "flag: greedy": ("OverFlaggedError", "before the search for outliers"),
         "flag: all zero": ("DataQualityError", "is flagged, more than"),
         "image: all flagged": ("OutputError", "point spread function"),
@@ -339,6 +340,9 @@ def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> Non
         "solve: preferred reference flagged",
         "solve: four middle sub-bands missing",
         "solve: own solutions were refused",
+        "solve: antenna without data",
+        "apply: antenna without data",
+        "apply: antenna without solutions",
         "flag: greedy, then gentler",
         "validate: gentler flags",
         "flag: interference",
@@ -349,6 +353,12 @@ def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> Non
     assert "'solved': False" in raised["solve: own solutions were refused"][1]
     assert "were refused" in raised["solve: own solutions were refused"][1]
     assert raised["solve: four middle sub-bands missing"] == ["none", ""]
+    # Each antenna has its own solutions, though all behind the absent one have other numbers.
+    missing, difference, uncalibrated = json.loads(raised["apply: antenna without data"][1])
+    assert (missing < 0, difference < 1e-6, uncalibrated) == (True, True, []), difference
+    missing, difference, uncalibrated = json.loads(raised["apply: antenna without solutions"][1])
+    assert (missing, uncalibrated) == (0, ["DSA040"])
+    assert difference < 0.1
     assert raised["flag: greedy, then gentler"] == ["none", "True"]
     assert "flagging" in raised["validate: gentler flags"][1]
     for case in ("flag: interference", "flag: interference beside a calibrator"):

@@ -27,12 +27,21 @@ def _warnings(outputs: Mapping[str, Any]) -> Iterator[str]:
     quality = _section(_section(outputs, "caltables"), "quality")
     unsolved = quality.get("unsolved_antennas")
     if isinstance(unsolved, list) and unsolved:
-        more = f" and {len(unsolved) - _NAMES_MAX} more" if len(unsolved) > _NAMES_MAX else ""
-        names = ", ".join(map(str, unsolved[:_NAMES_MAX]))
-        yield f"{len(unsolved)} antennas with data but without solutions: {names}{more}"
+        yield f"{len(unsolved)} antennas with data but without solutions: {_listed(unsolved)}"
     selected = _section(outputs, "calibration")
     if text := selected.get("warning"):
         yield f"{text}, beyond the limit" if selected.get("beyond_reach") else str(text)
+    flagged = _section(outputs, "calibrated_ms").get("uncalibrated_antennas")
+    if isinstance(flagged, list) and flagged and flagged != unsolved:
+        yield (
+            f"{len(flagged)} antennas flagged, as the selected tables have no solutions for them: "
+            f"{_listed(flagged)}"
+        )
+
+
+def _listed(antennas: Sequence[object]) -> str:
+    more = f" and {len(antennas) - _NAMES_MAX} more" if len(antennas) > _NAMES_MAX else ""
+    return ", ".join(map(str, antennas[:_NAMES_MAX])) + more
 
 
 def _numbers(subbands: Sequence[object]) -> str:

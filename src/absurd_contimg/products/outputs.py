@@ -57,6 +57,8 @@ class MeasurementSet:
     empty_subbands: tuple[int, ...] = ()
     """Those of them that have a file, in which nothing was measured."""
     flagged_fraction: float = 0.0
+    uncalibrated_antennas: tuple[str, ...] = ()
+    """Antennas whose data were flagged as the applied tables have no solutions for them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,9 @@ from absurd_contimg.products.outputs import (
     SelectCalibrationOutputs,
     names,
 )
+from absurd_contimg.science.antenna_matching import matched_table
 from absurd_contimg.science.measurement_set import (
+    FlagCounts,
     channel_frequencies,
     check_table,
     count_flags,
@@ -44,6 +46,7 @@ class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
     """Applies the selected set's tables in their order."""
 
     name = "calibrate_apply"
+    version = 2
     resource = Resource.CALIBRATION
     requires = names(FlagOutputs, SelectCalibrationOutputs)
     provides = names(CalibrateApplyOutputs)
@@ -52,7 +55,8 @@ class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
 
     @override
     def parameters(self, context: PipelineContext) -> Parameters:
-        return context.config.apply.model_dump(mode="json")
+        parameters: Parameters = context.config.apply.model_dump(mode="json")
+        return {**parameters, "antennas_min": context.config.calibration.antennas_min}
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
@@ -77,15 +81,20 @@ class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
         ms = context.outputs_of(FlagOutputs).flagged_ms
         copy = working_copy(ms.path, workspace.temporary)
         tables = _tables(context)
+        antennas_min = context.config.calibration.antennas_min
+        matched = [
+            matched_table(table.path, copy, workspace.temporary, antennas_min) for table in tables
+        ]
         applycal(
             vis=str(copy),
-            gaintable=[str(table.path) for table in tables],
+            gaintable=[str(path) for path in matched],
             interp=[table.interp for table in tables],
             calwt=[True],
             applymode="calflag",
             flagbackup=False,
         )
-        _check_corrected(copy, settings.flagged_fraction_max)
+        flags = _check_corrected(copy, settings.flagged_fraction_max)
+        without_data = {name for name, share in flags.by_antenna.items() if share >= 1.0}
         target = workspace.product / copy.name
         factor = _split(copy, target, settings)
         _check_values(target)
@@ -96,6 +105,7 @@ class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
             beam_centres=workspace.final_path(centres),
             n_channels=ms.n_channels // factor,
             flagged_fraction=round(count_flags(target).total, 6),
+            uncalibrated_antennas=tuple(sorted(without_data - set(ms.dead_antennas))),
         )
         return CalibrateApplyOutputs(calibrated)
 
@@ -124,18 +134,19 @@ def _tables(context: PipelineContext) -> list[Caltable]:
     return sorted(tables, key=lambda table: table.apply_order)
 
 
-def _check_corrected(ms: Path, flagged_fraction_max: float) -> None:
-    """CORRECTED_DATA is there and sufficiently unflagged."""
+def _check_corrected(ms: Path, flagged_fraction_max: float) -> FlagCounts:
+    """CORRECTED_DATA is there and sufficiently unflagged; returns its flags."""
     with open_table(ms) as main:
         if "CORRECTED_DATA" not in main.colnames():
             raise OutputError(f"applycal wrote no CORRECTED_DATA in {ms.name}.", "See CASA's log.")
-    flagged = count_flags(ms).total
-    if flagged > flagged_fraction_max:
+    flags = count_flags(ms)
+    if flags.total > flagged_fraction_max:
         raise DataQualityError(
-            f"{flagged:.1%} of {ms.name} is flagged after calibration, more than "
+            f"{flags.total:.1%} of {ms.name} is flagged after calibration, more than "
             f"{flagged_fraction_max:.0%}.",
             "The solutions do not cover these data: use another set, or solve again.",
         )
+    return flags
 
 
 def _check_values(ms: Path) -> None:
