@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.time import Time
 
 from absurd_contimg.config import PathsConfig, PipelineConfig, ValidationConfig
 from absurd_contimg.errors import SettingError
@@ -177,6 +178,10 @@ def test_the_corrected_image_is_the_image_over_the_response(chain: Chain) -> Non
     assert 1e-6 < abs(header["ABSCALE"] - 1.0) < 1.1e-4
     assert 1e-6 < abs(header["DOPSCALE"] - 1.0) < 1.7e-4
     assert "DATE" not in header
+    # By the FITS standard both are the same moment.
+    start_mjd = output(chain.science, "measurement_set")["start_mjd"]
+    assert header["MJD-OBS"] == pytest.approx(start_mjd, abs=1e-9)
+    assert Time(header["DATE-OBS"]).mjd == pytest.approx(start_mjd, abs=1e-10)
 
 
 def test_wrong_image_fails_its_gate(chain: Chain, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ class ImageStage(PipelineStage[ImageOutputs]):
     """Images the calibrated data and writes three FITS files."""
 
     name = "image"
+    version = 2
     resource = Resource.IMAGING
     requires = names(CalibrateApplyOutputs, CatalogSetupOutputs)
     provides = names(ImageOutputs)
@@ -186,6 +187,8 @@ def doppler_scale(header: Any, ms: Path) -> float:
 
 def _describe(header: Any, context: PipelineContext, ms: MeasurementSet) -> None:
     """Correct the pixel scale and write the image's origin into the header."""
+    from astropy.time import Time
+
     if context.config.imaging.correct_scale:
         aberration = aberration_scale(ms.ra_deg, ms.dec_deg, ms.mid_mjd)
         doppler = doppler_scale(header, ms.path)
@@ -196,6 +199,8 @@ def _describe(header: Any, context: PipelineContext, ms: MeasurementSet) -> None
     header["OBJECT"] = context.group_id
     header["MJD-MID"] = (ms.mid_mjd, "middle of the observation, UTC")
     header["MJD-OBS"] = (ms.start_mjd, "start of the observation, UTC")
+    # The imager's own is the middle of the first integration; FITS has one moment for both.
+    header["DATE-OBS"] = (Time(ms.start_mjd, format="mjd", precision=6).isot, "as MJD-OBS")
     header["TELESCOP"] = header["INSTRUME"] = "DSA-110"
     for key in _UNWANTED_KEYS:
         while key in header:
