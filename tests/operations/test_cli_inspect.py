@@ -441,6 +441,45 @@ def test_retry_of_a_group_is_that_of_all_its_tasks_that_have_failed(
     assert contimg("retry", "--all-failed").stdout.count("will run again") == 2
 
 
+def test_a_task_is_changed_only_by_six_characters_of_its_id(
+    contimg: Contimg, database_url: str
+) -> None:
+    """One character cancelled a task; the answer names the group, or the task's name."""
+
+    async def prepare(backend: PostgresBackend) -> tuple[str, str]:
+        await spawn_failed(backend, "G1", "bad-input")
+        group = await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G2"})
+        other = await backend.spawn_task(QUEUE, "order", {})
+        return str(group.task_id), str(other.task_id)
+
+    group, other = on_queue(database_url, prepare)
+    for command in (["cancel"], ["retry"], ["fork"], ["quarantine", "release"]):
+        step = ["image"] if command == ["fork"] else []
+        refused = str(contimg(*command, group[-5:], *step).exception)
+        assert f"{group[-5:]!r} is too short for the end of a task's id" in refused, refused
+        assert "at least 6 characters" in refused
+        assert "contimg status shows the last 12" in refused
+    assert "no task of 'x'" in str(contimg("cancel", "x").exception)
+    assert contimg("history", group[-5:]).exit_code == 0
+    assert contimg("cancel", group[-6:]).stdout == f"Task {group} (G2) is cancelled.\n"
+    assert contimg("cancel", other).stdout == f"Task {other} (order) is cancelled.\n"
+    again = contimg("cancel", other[-12:]).stdout
+    assert again == f"Task {other} (order) has already ended: it is cancelled.\n"
+    assert "(G1) will run again, attempt 2" in contimg("retry", "G1").stdout
+
+
+def test_a_group_of_one_character_is_changed_by_its_name(
+    contimg: Contimg, database_url: str
+) -> None:
+    async def spawn(backend: PostgresBackend) -> str:
+        await backend.spawn_task(QUEUE, "pipeline", {"group_id": "other"})
+        task = await backend.spawn_task(QUEUE, "pipeline", {"group_id": "0"})
+        return str(task.task_id)
+
+    task = on_queue(database_url, spawn)
+    assert f"Task {task} (0) is cancelled" in contimg("cancel", "0").stdout
+
+
 async def fail_both(backend: PostgresBackend) -> None:
     """Fail the two tasks that wait."""
     for _ in range(2):

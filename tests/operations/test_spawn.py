@@ -22,8 +22,8 @@ from absurd_contimg.ingest.arrivals import Arrivals
 from absurd_contimg.ingest.closing import ArrivalRules, ClosingRules
 from absurd_contimg.ingest.incoming_folder import IncomingFolder
 from absurd_contimg.ingest.spawn import spawn_groups
-from absurd_contimg.operations.cli.app import find_task
 from absurd_contimg.operations.cli.run import note_of
+from absurd_contimg.operations.cli.task_search import find_task
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.ingestion_records import Closure, FileSighting

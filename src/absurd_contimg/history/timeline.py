@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from absurd_contimg.core.records import Checkpoint, History, Json, Run
+from absurd_contimg.core.records import Checkpoint, History, Json, Run, Task
 from absurd_contimg.core.step_journal import START_PREFIX, StartRecord, StepOutcome, StepRecord
 
 
@@ -145,6 +145,12 @@ SECONDARY_TASKS = frozenset({"photometry", "publication"})
 def kind_of(task_name: str) -> str:
     """The name of a secondary task; empty for all that process a group: one follows another."""
     return task_name if task_name in SECONDARY_TASKS else ""
+
+
+def task_label(task: Task) -> str:
+    """What a person calls a task: its group or window, with what it does there; else its name."""
+    group = group_in(task.params)
+    return task.task_name if group is None else f"{group} {kind_of(task.task_name)}".rstrip()
 
 
 def group_of(history: History) -> str:

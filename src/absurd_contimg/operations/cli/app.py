@@ -8,11 +8,10 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar, cast
-from uuid import UUID
 
 import typer
 from rich.logging import RichHandler
@@ -26,7 +25,7 @@ from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.history.history_file import HistoryFile
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import read_histories
-from absurd_contimg.history.timeline import SECONDARY_TASKS, group_of, kind_of
+from absurd_contimg.history.timeline import SECONDARY_TASKS
 from absurd_contimg.operations.console import (
     SafeConsole,
     SafeFormatter,
@@ -37,13 +36,11 @@ from absurd_contimg.operations.console import (
 from absurd_contimg.operations.log_stream import QueuedStream
 from absurd_contimg.secrets import has_password, mask, without_password
 from absurd_contimg.settings import Settings, load_settings
-from absurd_contimg.similar_names import did_you_mean
 
 if TYPE_CHECKING:
     from absurd_contimg.history.wait_explanation import WaitContext
     from absurd_contimg.operations.overview import GroupOverview
     from absurd_contimg.operations.services import Actions
-    from absurd_contimg.registry.ingestion_records import IngestGroup
 
 _T = TypeVar("_T")
 
@@ -69,11 +66,6 @@ registry_app = typer.Typer(
 )
 app.add_typer(registry_app, name="registry")
 
-_SIMILAR_AMONG = 1000
-"""Of the newest tasks, where a name is misspelt."""
-_SHOWN_MAX = 5
-"""Of the tasks that a name may mean."""
-
 SERVICES = ("worker", "daemon", "api", "dashboard")
 """The commands that a service manager starts."""
 
@@ -85,6 +77,10 @@ FromFile = Annotated[
     ),
 ]
 TaskName = Annotated[str, typer.Argument(help="A task: its id, the end of its id, or its group.")]
+ChangedTask = Annotated[
+    str,
+    typer.Argument(help="A task: its id, at least 6 characters of its end, or its group."),
+]
 Reason = Annotated[str, typer.Option(help="Why; it is recorded (contimg actions).")]
 GroupName = Annotated[str, typer.Argument(help="The group, as contimg status shows it.")]
 
@@ -308,80 +304,6 @@ def require_registry(settings: Settings) -> None:
             f"There is no registry yet at {place}.",
             "Check --folder, --output-dir and --state-dir; contimg spawn and daemon make one.",
         )
-
-
-async def find_task(backend: Inspection, settings: Settings, name: str) -> History:
-    """A task by its id, by the end of its id, or by its group or window.
-
-    Of these the newest one, those that measure or publish what it has made after the others.
-    """
-    return (await find_tasks(backend, settings, name))[0]
-
-
-async def find_tasks(backend: Inspection, settings: Settings, name: str) -> list[History]:
-    """A task by its id or the end of it, or the newest task of each kind of a group or window.
-
-    The one that has processed it comes first.
-    """
-    queue = settings.queue_name
-    try:
-        ids = [UUID(name)]
-    except ValueError:
-        name = name.encode(errors="replace").decode()  # no database has half a surrogate pair
-        by_id = await backend.list_tasks(queue, id_suffix=name)
-        of_group = await backend.list_tasks(queue, params={"group_id": name})
-        of_window = await backend.list_tasks(queue, params={"window_id": name})
-        ids = list(dict.fromkeys(task.task_id for task in (*by_id, *of_group, *of_window)))
-    candidates = await backend.histories(queue, ids)
-    if len(candidates) == 1 or {group_of(history) for history in candidates} == {name}:
-        newest: dict[str, History] = {}
-        for history in candidates:
-            newest.setdefault(kind_of(history.task.task_name), history)
-        return [newest[kind] for kind in sorted(newest)]
-    file = f" --from {shlex.quote(str(backend.path))}" if isinstance(backend, HistoryFile) else ""
-    hint = f"contimg status{file} lists the tasks."
-    if candidates:
-        ends = ", ".join(str(each.task.task_id)[-12:] for each in candidates[:_SHOWN_MAX])
-        raise MissingInputError(
-            f"{name!r} means {len(candidates)} tasks on queue {queue}; their ids end in {ends}.",
-            f"Give more of one of them. {hint}",
-        )
-    if not isinstance(backend, HistoryFile) and (group := _known_group(settings, name)):
-        why = f"{group.state}, {group.closed_reason}" if group.closed_reason else group.state
-        remedy = f"contimg groups says more. To collect its files again: contimg reopen {name}"
-        if group.task_id is not None:
-            archive = settings.pipeline.paths.state_dir / "archive" / "histories-DATE.jsonl.gz"
-            remedy = (
-                f"Its task {group.task_id} is no longer there. If contimg maintenance run has "
-                f"removed it: contimg history {name} --from {archive}, with the day of its end"
-            )
-        raise MissingInputError(f"Group {name} has no task on queue {queue}: {why}.", remedy)
-    raise MissingInputError(
-        f"There is no task of {name!r} on queue {queue}.",
-        did_you_mean(name, await _task_names(backend, queue), hint),
-    )
-
-
-def _known_group(settings: Settings, name: str) -> IngestGroup | None:
-    """A group that the registry knows."""
-    from absurd_contimg.operations.services import has_registry, open_tables  # noqa: PLC0415 - slow
-    from absurd_contimg.registry.ingestion import IngestionTables  # noqa: PLC0415
-
-    if not has_registry(settings):
-        return None
-    with open_tables(settings) as database:
-        return next(iter(IngestionTables(database).groups(group_id=name)), None)
-
-
-async def _task_names(backend: Inspection, queue: str) -> list[str]:
-    """The groups and windows of the newest tasks."""
-    return [
-        str(value)
-        for task in await backend.list_tasks(queue, limit=_SIMILAR_AMONG)
-        if isinstance(task.params, Mapping)
-        for kind in ("group_id", "window_id")
-        if (value := task.params.get(kind)) is not None
-    ]
 
 
 async def read_waits(

@@ -41,6 +41,7 @@ from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
 from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, FromFile, GroupName, TaskName, app, state
+from absurd_contimg.operations.cli.task_search import find_task
 from absurd_contimg.operations.console import cell, console, counted, message_line, one_line
 from absurd_contimg.secrets import shown_connection
 from absurd_contimg.settings import Settings, known_settings
@@ -70,7 +71,7 @@ def history(
     settings = state.settings()
 
     async def read(backend: Inspection) -> tuple[History, WaitContext, list[Task]]:
-        record = await shared.find_task(backend, settings, task)
+        record = await find_task(backend, settings, task)
         others = await _other_tasks(backend, record)
         context, _ = await shared.read_waits(settings, backend, from_file)
         (joined,) = await with_stage_tasks(backend, [record])

@@ -9,13 +9,16 @@ import asyncio
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
 from absurd_contimg.core.records import SpawnedTask
 from absurd_contimg.errors import SettingError
+from absurd_contimg.history.timeline import task_label
 from absurd_contimg.operations.cli import app as shared
-from absurd_contimg.operations.cli.app import AsJson, GroupName, Reason, TaskName, app, state
+from absurd_contimg.operations.cli.app import AsJson, ChangedTask, GroupName, Reason, app, state
+from absurd_contimg.operations.cli.task_search import find_task, find_tasks
 from absurd_contimg.operations.console import cell, console, counted, error_console, message_line
 from absurd_contimg.secrets import NO_VALID_URL, without_password
 from absurd_contimg.similar_names import did_you_mean
@@ -79,8 +82,8 @@ def retry(
     task: Annotated[
         str | None,
         typer.Argument(
-            help="A failed task: its id, the end of its id, or its group, of which also the "
-            "measurement and the publication are retried where they have failed."
+            help="A failed task: its id, at least 6 characters of its end, or its group, of which "
+            "also the measurement and the publication are retried where they have failed."
         ),
     ] = None,
     all_failed: Annotated[
@@ -108,10 +111,13 @@ def retry(
         hint = did_you_mean(rule, names, "contimg failures lists them.")
         raise SettingError(f"There is no rule {rule!r}.", hint)
 
+    labels: dict[UUID, str] = {}
+
     async def retry_tasks(actions: Actions) -> tuple[list[SpawnedTask], list[str]]:
         if task is None:
             return await actions.retry_all_failed(settings.queue_name, rule, reason)
-        known = await shared.find_tasks(actions.backend, settings, task)
+        known = await find_tasks(actions.backend, settings, task, to_change=True)
+        labels.update((each.task.task_id, task_label(each.task)) for each in known)
         failed = [each for each in known if each.task.state == "failed"]
         return [
             await actions.retry(each.queue_name, each.task.task_id, reason)
@@ -123,7 +129,7 @@ def retry(
         shared.print_json({"retried": retried, "refused": refusals})
         raise typer.Exit(1 if refusals else 0)
     for item in retried:
-        _show_retried(item)
+        _show_retried(item, labels.get(item.task_id, ""))
     for refusal in refusals:
         error_console.print(f"[red]contimg:[/] {message_line(refusal)}", soft_wrap=True)
     if refusals:
@@ -133,20 +139,20 @@ def retry(
 
 
 @app.command()
-def cancel(task: TaskName, reason: Reason = "") -> None:
+def cancel(task: ChangedTask, reason: Reason = "") -> None:
     """Cancel a task, with its stage tasks if it has any; its committed products stay."""
     settings = state.settings()
 
     async def stop(actions: Actions) -> str:
-        history = await shared.find_task(actions.backend, settings, task)
+        history = await find_task(actions.backend, settings, task, to_change=True)
         return await actions.cancel(history.queue_name, history.task.task_id, reason)
 
-    console.print(message_line(shared.with_actions(settings, stop)))
+    console.print(message_line(shared.with_actions(settings, stop)), soft_wrap=True)
 
 
 @app.command()
 def fork(
-    task: TaskName,
+    task: ChangedTask,
     step: Annotated[str, typer.Argument(help="The step at which the new task begins.")],
     reason: Reason = "",
     as_json: AsJson = False,
@@ -158,15 +164,18 @@ def fork(
     """
     settings = state.settings()
 
-    async def fork_task(actions: Actions) -> SpawnedTask:
-        history = await shared.find_task(actions.backend, settings, task)
-        return await actions.fork(history.queue_name, history.task.task_id, step, reason)
+    async def fork_task(actions: Actions) -> tuple[SpawnedTask, str]:
+        history = await find_task(actions.backend, settings, task, to_change=True)
+        forked = await actions.fork(history.queue_name, history.task.task_id, step, reason)
+        return forked, task_label(history.task)
 
-    spawned = shared.with_actions(settings, fork_task)
+    spawned, label = shared.with_actions(settings, fork_task)
     if as_json:
         shared.print_json(spawned)
     else:
-        console.print(f"Task {spawned.task_id} begins at {cell(step)}.")
+        console.print(
+            f"Task {spawned.task_id} ({cell(label)}) begins at {cell(step)}.", soft_wrap=True
+        )
 
 
 @app.command()
@@ -218,11 +227,11 @@ def quarantine_release(group: GroupName, reason: Reason = "") -> None:
     settings = state.settings()
 
     async def release_group(actions: Actions) -> SpawnedTask:
-        history = await shared.find_task(actions.backend, settings, group)
+        history = await find_task(actions.backend, settings, group, to_change=True)
         with closing(open_registry(settings)) as registry:
             return await actions.release(registry, group, history, reason)
 
-    _show_retried(shared.with_actions(settings, release_group))
+    _show_retried(shared.with_actions(settings, release_group), group)
 
 
 @shared.database_app.command("init")
@@ -312,5 +321,7 @@ def db_url() -> None:
     print(url)
 
 
-def _show_retried(task: SpawnedTask) -> None:
-    console.print(f"Task {task.task_id} will run again, attempt {task.attempt}.")
+def _show_retried(task: SpawnedTask, label: str = "") -> None:
+    shown = f" ({cell(label)})" if label else ""
+    text = f"Task {task.task_id}{shown} will run again, attempt {task.attempt}."
+    console.print(text, soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import TERMINAL_STATES, History
 from absurd_contimg.history.stage_tasks import COORDINATOR, STAGE_PREFIX, stage_task_ids
+from absurd_contimg.history.timeline import task_label
 from absurd_contimg.workflows.stage_tasks import announce_cancelled, cancel_stage_tasks
 
 
@@ -15,11 +16,12 @@ async def cancel(backend: Backend, history: History) -> str:
     again cancels what a death in between has left.
     """
     task, queue = history.task, history.queue_name
+    name = f"Task {task.task_id} ({task_label(task)})"
     if task.state in TERMINAL_STATES:
-        text = f"Task {task.task_id} has already ended: it is {task.state}."
+        text = f"{name} has already ended: it is {task.state}."
     else:
         await backend.cancel_task(queue, task.task_id)
-        text = f"Task {task.task_id} is cancelled."
+        text = f"{name} is cancelled."
         if task.task_name.startswith(STAGE_PREFIX):
             await announce_cancelled(backend, task)
     if task.task_name != COORDINATOR:
