@@ -175,6 +175,31 @@ def test_a_swallowed_suspension_is_not_offered_as_the_right_end() -> None:
     assert ".." not in text.replace("(..., ", "")
 
 
+async def releases_in_finally(_params: Any, ctx: TaskContext) -> None:
+    try:
+        await ctx.sleep_for("cooling off", 600)
+    finally:
+        await ctx.step("release", lambda: outside("release", 1))
+
+
+def test_a_step_in_finally_is_named_with_what_to_do_instead() -> None:
+    """`catch Exception, and return nothing in finally`, was said of a handler that does neither."""
+    text = message_of(releases_in_finally)
+    assert message_of(releases_in_finally, ends="failed") == text.replace(", not completed", "")
+    assert "asked for 'release' although its run is suspended until" in text
+    assert "await no step, sleep or event in `finally`" in text
+    assert "compensate in `except Exception`" in text
+    assert "ends=" not in text
+
+
+async def step_in_a_step(_params: Any, ctx: TaskContext) -> None:
+    await ctx.step("outer", lambda: ctx.step("inner", lambda: outside("charge", 1)))
+
+
+def test_a_step_in_a_step_is_named_as_a_cause_of_changed_steps() -> None:
+    assert "inside the function of another step" in message_of(step_in_a_step)
+
+
 def test_findings_are_counted_without_a_limit_that_was_not_reached() -> None:
     few = message_of(counts_its_attempts(1), faults=["kill-other"])
     assert re.match(r"\d of \d+ futures have violations. The one with the fewest faults:", few)

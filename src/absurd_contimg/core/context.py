@@ -54,6 +54,8 @@ _T = TypeVar("_T")
 _FAILURES_KEPT = 100
 _in_step: ContextVar[bool] = ContextVar("in_step", default=False)
 """Steps that run at the same time are asyncio tasks, each of which has its own value."""
+_step_function: ContextVar[tuple[TaskContext, str] | None] = ContextVar("function", default=None)
+"""The step whose function runs here, and whose: a step of one task may run another one's."""
 
 
 class TaskContext:
@@ -125,6 +127,8 @@ class TaskContext:
 
     async def _counted(self, handle: StepHandle, work: Awaitable[_T]) -> _T:
         self.steps_running += 1
+        outer = _step_function.get()
+        _step_function.set((self, handle.name))
         try:
             require_awaitable(work, f"the function of step {handle.name!r}")
             return await work
@@ -134,6 +138,7 @@ class TaskContext:
         finally:
             self.steps_running -= 1
             _in_step.set(False)
+            _step_function.set(outer)
 
     async def begin_step(self, name: str) -> StepHandle:
         """Take the next checkpoint of this name; `done` tells whether it is saved already."""
@@ -238,6 +243,7 @@ class TaskContext:
         if isinstance(saved, str):
             wake_at = saved_time(checkpoint_name, saved)
         else:
+            self._require_outside_steps(f"sleep {step_name!r}")
             await self._session.save(checkpoint_name, wake_at.isoformat())
         if wake_at > now:
             backend = self._session.backend
@@ -277,6 +283,7 @@ class TaskContext:
             self._timed_out_event = None
             await self._save_timeout(checkpoint_name, timeout)
             raise late
+        self._require_outside_steps(f"wait for event {event_name!r}")
         checkpoints[checkpoint_name] = await self._payload(checkpoint_name, event_name, timeout)
         return self._session.saved(checkpoint_name)
 
@@ -394,11 +401,20 @@ class TaskContext:
         self._require_awake()
         await self._compare(self._step_order.ended())
 
-    def _require_awake(self) -> None:
+    def _require_awake(self, act: str = "went on") -> None:
         if self._session.suspended is not None:
             raise SuspensionSwallowed(
-                f"The handler of task {self.task_id} went on although its run is suspended "
-                f"{self._session.suspended}: it caught what ends it until then."
+                f"The handler of task {self.task_id} {act} although its run is suspended "
+                f"{self._session.suspended}: it caught what ends it, or awaited in `finally`."
+            )
+
+    def _require_outside_steps(self, wait: str) -> None:
+        """Refuse a wait after which a step's function would begin again from its start."""
+        step = _step_function.get()
+        if step is not None and step[0] is self:
+            raise ValueError(
+                f"the {wait} is inside the function of step {step[1]!r}, which would run again "
+                "from its start after it. Let the handler await it itself, between its steps."
             )
 
     async def _compare(self, difference: str | None) -> None:
@@ -415,7 +431,7 @@ class TaskContext:
     async def _ask(self, name: str) -> str:
         """The checkpoint of the next step or wait of this name, which is asked for now."""
         require_name("step", name)
-        self._require_awake()
+        self._require_awake(f"asked for {shortened(ascii(name), 200)}")
         checkpoint_name = self._next_name(name)
         await self._compare(await self._step_order.asked(checkpoint_name))
         return checkpoint_name

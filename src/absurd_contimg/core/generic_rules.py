@@ -154,7 +154,8 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         "suspension-swallowed",
         FailureKind.PERMANENT,
         "Let the handler pass on what sleeps and waits raise: except Exception, not except "
-        "BaseException and not a bare except. Then spawn the task again.",
+        "BaseException and not a bare except, and no step, sleep or event in finally, which runs "
+        "at each sleep and wait too: compensate in except Exception. Then spawn the task again.",
         "raised when a handler goes on after a sleep or a wait has suspended it",
         exceptions=frozenset(
             {f"{SuspensionSwallowed.__module__}.{SuspensionSwallowed.__qualname__}"}

@@ -310,14 +310,20 @@ def _check_end(
             f"the task has not ended {when}: it is {state}"
             f"{'' if wait is None else f' ({wait})'}{_shown(spec, others)}. {remedy}"
         )
-    if state != ends and not outcome.violations:
-        failure = summarize(history).last_failure
+    failure = summarize(history).last_failure
+    is_swallowed = failure is not None and failure.name == SuspensionSwallowed.__name__
+    if (state != ends or is_swallowed) and not outcome.violations:
         reason = "" if failure is None else f": {failure.text.rstrip('.')}"
+        wanted = "" if state == ends else f", not {ends}"
         remedy = f"If that is right: {function}(..., ends={state!r})"
-        if failure is not None and failure.name == SuspensionSwallowed.__name__:
-            remedy = "Let BaseException pass: catch Exception, and return nothing in `finally`"
+        if is_swallowed:
+            remedy = (
+                "Let BaseException pass: catch Exception, return nothing and await no step, sleep "
+                "or event in `finally`, which runs at each sleep and wait too: compensate in "
+                "`except Exception`, and after the `try`"
+            )
         raise AssertionError(
-            f"the task is {state} without any fault, not {ends}{reason}"
+            f"the task is {state} without any fault{wanted}{reason}"
             f"{_failed_tasks(each for each in histories if each is not history)}. {remedy}"
         )
 

@@ -11,6 +11,10 @@ from absurd_contimg.core.step_order_check import STEPS_CHANGED
 SHOWN_MAX = 3
 """Differences inside one value that are named."""
 _LENGTH_MAX = 100
+_NESTED = (
+    ". Steps that are asked for inside the function of another step do this too: ask for them in "
+    "the handler, before or after it"
+)
 
 
 def task_differences(tasks: Sequence[Any], baseline: Sequence[Any]) -> Iterator[str]:
@@ -48,7 +52,7 @@ def _differences_of_one(task: Sequence[Any], baseline: Sequence[Any]) -> Iterato
         yield f"{name}: checkpoint {step!r} is missing: {short(baseline_saved[step])}"
     for step in saved.keys() - baseline_saved.keys():
         if step == STEPS_CHANGED:
-            yield f"{name}: its steps change between attempts: {saved[step]['difference']}"
+            yield f"{name}: its steps change between attempts: {saved[step]['difference']}{_NESTED}"
             continue
         yield f"{name}: checkpoint {step!r} is new: {short(saved[step])}"
     for step in saved.keys() & baseline_saved.keys():
