@@ -17,7 +17,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar, cast
-from uuid import UUID
 
 from absurd_sdk import StepHandle, TaskResultSnapshot
 from absurd_sdk import TimeoutError as EventTimeout
@@ -40,7 +39,7 @@ from absurd_contimg.core.step_names import (
     require_step_name,
 )
 from absurd_contimg.core.step_order_check import STEPS_CHANGED, StepOrderCheck
-from absurd_contimg.core.task_waits import TaskWait
+from absurd_contimg.core.task_waits import TaskWait, task_uuid
 from absurd_contimg.core.wake_times import (
     SECONDS_MAX,
     TIME_FORMS,
@@ -321,6 +320,7 @@ class TaskContext:
         Raises `ValueError` for a task on this queue, where workers could all wait for each other,
         and absurd-sdk's `TimeoutError` after `timeout` seconds.
         """
+        task_uuid(task_id)
         queue = queue_name or self.queue_name
         if queue == self.queue_name:
             raise ValueError(
@@ -342,7 +342,7 @@ class TaskContext:
         late = EventTimeout(f'Timed out waiting for task "{task_id}"')
         if TIMEOUT_PREFIX + checkpoint_name in self._session.checkpoints:
             raise late
-        wait = TaskWait(UUID(task_id), queue)
+        wait = TaskWait(task_uuid(task_id), queue)
         self.task_waits.append(wait)
         try:
             outcome = await wait.outcome(lambda: self.task_result(task_id, queue), timeout)
@@ -361,7 +361,7 @@ class TaskContext:
 
     async def task_result(self, task_id: str, queue_name: str) -> TaskResult | None:
         """The state and outcome of a task now, None if there is none; leaves no checkpoint."""
-        ask = partial(self._session.backend.get_task_result, queue_name, UUID(task_id))
+        ask = partial(self._session.backend.get_task_result, queue_name, task_uuid(task_id))
         return await self._in_queue(queue_name, ask)
 
     async def _in_queue(self, queue: str, call: Callable[[], Awaitable[_T]]) -> _T:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.jsonb_sanitizer import shortened
 from absurd_contimg.core.records import TERMINAL_STATES, State, TaskResult
 
 if TYPE_CHECKING:
@@ -28,6 +29,17 @@ _WARNING_SECONDS = 60.0
 
 class Standstill(RuntimeError):
     """Nothing can go on: every run waits for a task that no worker takes up."""
+
+
+def task_uuid(task_id: str) -> UUID:
+    """The id of an awaited task, or `ValueError`."""
+    try:
+        return UUID(str(task_id))
+    except ValueError:
+        raise ValueError(
+            f"task_id {shortened(ascii(task_id), 200)} is no task's id. Give the id that ctx.spawn "
+            "has returned, or task_id of what spawn_task of a backend has."
+        ) from None
 
 
 @dataclass(slots=True, eq=False)
