@@ -13,17 +13,19 @@ import pytest
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
-from absurd_contimg.config import ConversionConfig
+from absurd_contimg.config import CatalogConfig, ConversionConfig
 from absurd_contimg.core.records import Json
 from absurd_contimg.ingest.batches import feed
 from absurd_contimg.operations.cli import batches
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.manifest import InputEntry, Manifest, write_manifest
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.batches import Batches
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import ObservationGroup, Product
 from absurd_contimg.registry.windows import Window, WindowMember, WindowState, store_windows
+from absurd_contimg.stages.catalog_setup import CatalogSetupStage
 from absurd_contimg.stages.convert import ConvertStage
 
 QUEUE = "dsa110-pipeline-reprocessing"
@@ -403,6 +405,41 @@ def test_the_plan_names_the_setting_that_differs_from_the_product_that_is_there(
     assert made["groups"][0]["changed_settings"] == {"convert": [change]}
     text = " ".join(contimg("reprocess", "plan", "--until", "2026-03-02").split())
     assert f"convert, 1 group: conversion.expected_subbands was 7 and is {now}" in text
+
+
+def test_the_plan_names_a_catalogue_that_has_changed(
+    contimg: Contimg, registry_path: Path, tmp_path: Path
+) -> None:
+    """A corrected calibrator left every group up to date, and no batch could be started."""
+    raw, catalog = tmp_path / f"{GROUPS[0]}_sb00.hdf5", tmp_path / "catalog.csv"
+    outputs = {"catalog": {"path": str(tmp_path), "declination_deg": 16.0, "n_sources": 1}}
+    manifest = Manifest(
+        *("catalog_setup", CatalogSetupStage.version, "k"),
+        *("catalogs/a", str(tmp_path / "products"), GROUPS[0]),
+        CatalogConfig().model_dump(mode="json"),
+        (
+            InputEntry(str(raw), "file", "0"),
+            InputEntry("/elsewhere/catalog.csv", "file", LOCAL.digest(catalog)),
+        ),
+        *(outputs, (), {}, "2026-03-01T00:00:00", "1", "host"),
+    )
+    folder = tmp_path / "products" / "catalogs" / "a"
+    folder.mkdir(parents=True)
+    write_manifest(folder, manifest)
+    add_product(registry_path, str(folder), "catalog_setup", manifest)
+
+    def plan() -> dict[str, Any]:
+        (group,) = json.loads(contimg("reprocess", "plan", "--until", "2026-03-02", "--json"))[
+            "groups"
+        ]
+        return dict(group)
+
+    assert "catalog_setup" in plan()["adopted"]
+    catalog.write_text(catalog.read_text().replace("15.0", "14.5"))
+    assert "catalog_setup" in plan()["runs"]
+    assert plan()["changed_files"] == {"catalog_setup": [str(catalog)]}
+    text = " ".join(contimg("reprocess", "plan", "--until", "2026-03-02").split())
+    assert "catalog_setup, 1 group: catalogue changed:" in text
 
 
 def test_a_set_of_caltables_that_never_was_is_refused(contimg: Contimg) -> None:

@@ -395,6 +395,11 @@ def test_plan_of_a_reprocessing_says_which_products_stay(
         return {each.group.group_id: each.runs for each in plan.groups}
 
     assert runs() == dict.fromkeys(ids, ())
+    catalogue = tiny.catalog.read_bytes()
+    tiny.catalog.write_bytes(catalogue + b"far,1.0,-80.0,9.0,0.0,0\n")
+    of_catalogue = {"catalog_setup", "calibrate_solve", "image", "validate"}
+    assert all(of_catalogue <= {*stages} for stages in runs().values())
+    tiny.catalog.write_bytes(catalogue)
     imaging = config.imaging.model_copy(update={"niter": 7})
     of_image = ("image", "validate")
     changed = config.model_copy(update={"imaging": imaging})

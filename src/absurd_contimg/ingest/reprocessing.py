@@ -2,13 +2,15 @@
 
 Nothing is spawned and nothing is changed. What a stage would adopt is told from the manifests on
 disk by what its product key is made of, except for the contents of raw files, which are not read.
+The catalogue is: a stage that read another content of it runs again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,6 +22,7 @@ from absurd_contimg.execution.context import GroupInputs, PipelineContext
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.history.metrics import measure
 from absurd_contimg.ingest.selection import RAW_FILES, GroupFacts, read_groups
+from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.outputs import CalibrateSolveOutputs, SelectCalibrationOutputs, names
 from absurd_contimg.products.subband_files import is_subband_name
@@ -30,6 +33,8 @@ from absurd_contimg.registry.models import CaltableSetRow
 from absurd_contimg.registry.mosaics import MosaicTier, list_mosaics
 from absurd_contimg.registry.publications import Publications
 from absurd_contimg.registry.windows import WindowState, list_windows
+
+_DigestOf = Callable[[Path], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,11 @@ class GroupPlan:
 
     Of a stage behind the first that runs nothing is known where its settings depend on what that
     one makes.
+    """
+    changed_files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    """Of the stages that run, the files whose content is not that of their newest products.
+
+    Other than raw files: the catalogue.
     """
 
     @property
@@ -109,6 +119,7 @@ def plan_reprocessing(
 ) -> ReprocessingPlan:
     """The plan; `open_names` are the groups of batches that go on, and their batch."""
     sets = _active_sets(registry)
+    digest_of = cache(LOCAL.digest)  # of the same catalogue for all groups
     plans = []
     for group in groups:
         inputs = group_inputs(group, catalog)
@@ -119,9 +130,7 @@ def plan_reprocessing(
             plans.append(GroupPlan(group, (), (), reason or no_files))
             continue
         best = _best_set(group, sets, config)
-        runs, adopted, changed = predict_stages(stages, config, inputs, group, best)
-        reason = None if runs else "all its products are up to date"
-        plans.append(GroupPlan(group, runs, adopted, reason, _damaged(group, runs), changed))
+        plans.append(_predict(stages, config, inputs, group, best, digest_of))
     changing = [plan.group for plan in plans if plan.left_out is None]
     stage_runs = Counter(name for plan in plans for name in plan.runs)
     medians = {
@@ -181,16 +190,16 @@ def group_inputs(group: GroupFacts, catalog: Path) -> GroupInputs | None:
     return GroupInputs(group_id=group.group_id, input_files=group.files, catalog_path=catalog)
 
 
-def predict_stages(
+def _predict(
     stages: Sequence[PipelineStage],
     config: PipelineConfig,
     inputs: GroupInputs,
     group: GroupFacts,
     best_set: str | None,
-) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, tuple[ChangedSetting, ...]]]:
-    """The stages that would make a product, and those that would adopt one, in their order.
+    digest_of: _DigestOf,
+) -> GroupPlan:
+    """Which stages would make a product and which would adopt one, and what has changed.
 
-    Of the former also what has changed in their settings.
     `best_set` is the product key of the caltables that would be selected now.
     """
     context = PipelineContext(config, inputs.model_dump(mode="json"))
@@ -198,6 +207,7 @@ def predict_stages(
     keys = set() if best_set is None else {best_set}
     runs, adopted = [], []
     changed: dict[str, tuple[ChangedSetting, ...]] = {}
+    changed_files: dict[str, tuple[Path, ...]] = {}
     for stage in stages:
         if stage.product_folder is None:
             if stage.provides == names(SelectCalibrationOutputs):
@@ -206,28 +216,67 @@ def predict_stages(
             continue
         manifest = None
         if stage.requires <= available:
-            manifest = _adoptable(stage, context, group, keys)
+            manifest = _adoptable(stage, context, group, keys, digest_of)
         if manifest is None:
             runs.append(stage.name)
-            if stage.requires <= available and (changes := _changes(stage, context, group)):
-                changed[stage.name] = changes
+            if stage.requires <= available:
+                newest = _newest_manifest(stage, group)
+                if newest is not None and (changes := _changes(stage, context, newest)):
+                    changed[stage.name] = changes
+                if newest is not None and (
+                    files := _changed_files(stage, context, newest, digest_of)
+                ):
+                    changed_files[stage.name] = files
         else:
             adopted.append(stage.name)
             context = context.with_outputs(manifest.outputs)
             available |= stage.provides
             if stage.provides != names(CalibrateSolveOutputs):  # only what is selected is applied
                 keys.add(manifest.key)
-    return tuple(runs), tuple(adopted), changed
+    reason = None if runs else "all its products are up to date"
+    damaged = _damaged(group, runs)
+    return GroupPlan(group, tuple(runs), tuple(adopted), reason, damaged, changed, changed_files)
+
+
+def _newest_manifest(stage: PipelineStage, group: GroupFacts) -> Manifest | None:
+    """Of the newest product of the stage that can be read."""
+    manifests = (product.manifest() for product in group.products.get(stage.name, ()))
+    return next((manifest for manifest in manifests if manifest is not None), None)
+
+
+def _changed_files(
+    stage: PipelineStage, context: PipelineContext, newest: Manifest, digest_of: _DigestOf
+) -> tuple[Path, ...]:
+    """The files, other than raw ones, with another content than when that product was made."""
+    digests = _file_digests(newest)
+    return tuple(path for path in _other_files(stage, context) if digest_of(path) not in digests)
+
+
+def _file_digests(manifest: Manifest) -> set[str]:
+    """Of the files that a product was made from, other than raw ones."""
+    return {
+        entry.digest
+        for entry in manifest.inputs
+        if entry.kind == "file" and not is_subband_name(Path(entry.path).name)
+    }
+
+
+def _other_files(stage: PipelineStage, context: PipelineContext) -> list[Path]:
+    """What the stage reads of the task's own inputs and that is no raw file."""
+    if not stage.requires & context.inputs.keys():
+        return []  # it reads products, some of which may not be known before it runs
+    output_dir = context.config.paths.output_dir
+    return [
+        path
+        for path in stage.input_paths(context)
+        if not path.is_relative_to(output_dir) and not is_subband_name(path.name)
+    ]
 
 
 def _changes(
-    stage: PipelineStage, context: PipelineContext, group: GroupFacts
+    stage: PipelineStage, context: PipelineContext, newest: Manifest
 ) -> tuple[ChangedSetting, ...]:
-    """How the settings differ from those of the newest product of the stage that can be read."""
-    manifests = (product.manifest() for product in group.products.get(stage.name, ()))
-    newest = next((manifest for manifest in manifests if manifest is not None), None)
-    if newest is None:
-        return ()
+    """How the settings differ from those of the newest product of the stage."""
     parameters = stage.parameters(context)
     # The parameters of some stages are one section of the settings, without its name.
     sections = context.config.model_dump(mode="json")
@@ -250,11 +299,16 @@ def _flat(values: Json, name: str) -> Iterator[tuple[str, Json]]:
 
 
 def _adoptable(
-    stage: PipelineStage, context: PipelineContext, group: GroupFacts, keys: set[str]
+    stage: PipelineStage,
+    context: PipelineContext,
+    group: GroupFacts,
+    keys: set[str],
+    digest_of: _DigestOf,
 ) -> Manifest | None:
     """The manifest of a product that the stage would find under its key."""
     reads_raw = "input_files" in stage.requires
     raw_names = _raw_names(stage.input_paths(context)) if reads_raw else set()
+    other_files = _other_files(stage, context)
     for product in group.products.get(stage.name, ()):
         if product.stage_version != stage.version:
             continue
@@ -265,6 +319,7 @@ def _adoptable(
         if (
             sources <= keys
             and _raw_names(Path(entry.path) for entry in manifest.inputs) == raw_names
+            and _file_digests(manifest) == set(map(digest_of, other_files))
             and manifest.parameters == stage.parameters(context)
         ):
             return manifest.moved_to(str(context.config.paths.output_dir))

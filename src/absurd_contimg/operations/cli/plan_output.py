@@ -41,6 +41,7 @@ def _group_json(each: GroupPlan) -> dict[str, Any]:
         "removed": each.removed,
         "damaged": each.damaged,
         "changed_settings": each.changed,
+        "changed_files": each.changed_files,
     }
 
 
@@ -55,7 +56,20 @@ def show_damaged(damaged: Sequence[str]) -> None:
 
 
 def _show_changes(included: Sequence[GroupPlan]) -> None:
-    """Which settings are not those of the products that are there, and of how many groups."""
+    """What is not as it was for the products that are there, and of how many groups.
+
+    First the catalogue, which is the only file that a plan reads, then settings.
+    """
+    files = Counter(
+        (stage, path)
+        for plan in included
+        for stage, paths in plan.changed_files.items()
+        for path in paths
+    )
+    for (stage, path), count in files.items():
+        console.print(
+            message_line(f"{stage}, {counted(count, 'group')}: catalogue changed: {path}")
+        )
     changes = Counter(
         (stage, f"{each.setting} was {each.old!r} and is {each.new!r}")
         for plan in included
