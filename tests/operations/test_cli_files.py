@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from absurd_contimg.operations import terminal
 from absurd_contimg.operations.cli.main import app
-from absurd_contimg.products.manifest import Manifest, file_entries, write_manifest
+from absurd_contimg.products.manifest import InputEntry, Manifest, file_entries, write_manifest
 from absurd_contimg.products.publication import publish_copy
 from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry import Registry
@@ -91,8 +91,8 @@ def test_something_else_is_refused_without_a_traceback(tmp_path: Path, content: 
     assert "not an HDF5 file" in result.output
 
 
-def product(output_dir: Path, name: str) -> Path:
-    """A committed product with one file."""
+def product(output_dir: Path, name: str, *sources: str) -> Path:
+    """A committed product with one file, made from others."""
     folder = output_dir / "images" / name
     folder.mkdir(parents=True)
     (folder / "image.fits").write_bytes(bytes(1000))
@@ -104,7 +104,7 @@ def product(output_dir: Path, name: str) -> Path:
         output_dir=str(output_dir),
         group_id=name,
         parameters={},
-        inputs=(),
+        inputs=tuple(InputEntry(f"/{key}", "product", f"{key}/image.fits") for key in sources),
         outputs={},
         files=file_entries(folder),
         software={},
@@ -128,6 +128,26 @@ def test_a_flipped_byte_in_a_product_is_found(tmp_path: Path) -> None:
     assert "image.fits has other content" in result.output
     assert "2 products verified, 1 differ" in result.output
     assert CliRunner().invoke(app, [*arguments, str(healthy)]).exit_code == 0
+
+
+def test_what_was_made_from_a_changed_product_is_named(tmp_path: Path) -> None:
+    """The Measurement Set was named, and its image with the wrong fluxes was not."""
+    changed, _healthy = product(tmp_path, "a"), product(tmp_path, "b")
+    image, other = product(tmp_path, "c", "b", "a"), product(tmp_path, "d", "b")
+    mosaic = product(tmp_path, "e", "c", "d")
+    published = tmp_path / "published"
+    published.mkdir()
+    copy = publish_copy(mosaic, published).folder
+    (changed / "image.fits").write_bytes(b"\x01" * 1000)
+    arguments = ["--output-dir", str(tmp_path), "verify"]
+    for named in ([], [str(changed)]):
+        result = CliRunner().invoke(app, [*arguments, *named])
+        assert "verified, 1 differ" in result.output
+        for folder in (image, mosaic, copy):
+            assert f"{folder} was made from {changed} at 2025-01-15T10:00:00" in result.output
+        assert f"{other} was made" not in result.output
+    report = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
+    assert set(report["made_from"][str(changed)]) == {str(image), str(mosaic), str(copy)}
 
 
 def test_a_flipped_byte_in_a_published_copy_is_found(tmp_path: Path) -> None:
@@ -247,7 +267,7 @@ def test_a_copy_beside_its_product_is_not_to_be_moved_into_it(tmp_path: Path) ->
 def test_a_file_of_a_product_stands_for_it_and_no_product_is_told(tmp_path: Path) -> None:
     folder = product(tmp_path, "a")
     result = CliRunner().invoke(app, ["verify", "--json", str(folder / "image.fits")])
-    assert json.loads(result.output) == {"verified": 1, "differ": {}}
+    assert json.loads(result.output) == {"verified": 1, "differ": {}, "made_from": {}}
     for nothing in (tmp_path / "nowhere", tmp_path.parent / "empty"):
         result = CliRunner().invoke(app, ["verify", str(nothing)])
         assert result.exit_code == 1

@@ -153,7 +153,7 @@ def _input_entry(path: Path, output_dir: Path, files: FileSystem) -> InputEntry:
             )
         manifest = read_manifest(product, files)
         # The key stands for bytes that are not digested again, so the files must be unchanged.
-        verify(product, manifest, files=files)
+        verify(product, manifest, touched=True, files=files)
         inside = path.relative_to(product).as_posix()
         return InputEntry(str(path), "product", f"{manifest.key}/{inside}")
     if files.is_folder(path):

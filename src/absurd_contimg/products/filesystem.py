@@ -45,6 +45,9 @@ class FileSystem(Protocol):
     def sizes(self, folder: Path) -> Mapping[str, int]:
         """Bytes of files by path, sorted, no locks; `OutputError` on a link or special file."""
 
+    def touched_at_ns(self, file: Path) -> int:
+        """When a file was last written, or got other attributes: the later of both."""
+
     def digest(self, file: Path) -> str:
         """blake2b-160 of a file's bytes, in hex."""
 
@@ -127,6 +130,10 @@ class _LocalFileSystem:
     def sizes(self, folder: Path) -> Mapping[str, int]:
         files = tracked_files(folder)
         return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+
+    def touched_at_ns(self, file: Path) -> int:
+        status = file.stat()
+        return max(status.st_mtime_ns, status.st_ctime_ns)
 
     def digest(self, file: Path) -> str:
         with file.open("rb") as stream:

@@ -16,6 +16,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from absurd_contimg.config.publication import PUBLISHED
@@ -78,7 +79,8 @@ def find_committed(
 ) -> Manifest | None:
     """The whole product of that key, None if its place is free, or `BrokenProductError`.
 
-    Compares the bytes too (`deep`) where that takes a second: all but Measurement Sets.
+    Compares the bytes too (`deep`) where that takes a second: all but Measurement Sets. Of those it
+    reads the files that were touched.
     """
     if not files.exists(folder):
         return None
@@ -89,14 +91,25 @@ def find_committed(
             "Move away what is left of it, and make it again: contimg reprocess plan, then start.",
         )
     is_small = sum(entry.size for entry in manifest.files) <= _QUICKLY_READ_BYTES
-    verify(folder, manifest, deep=deep or is_small, files=files)
+    verify(folder, manifest, deep=deep or is_small, touched=True, files=files)
     return manifest
 
 
 def verify(
-    folder: Path, manifest: Manifest, *, deep: bool = False, files: FileSystem = LOCAL
+    folder: Path,
+    manifest: Manifest,
+    *,
+    deep: bool = False,
+    touched: bool = False,
+    files: FileSystem = LOCAL,
 ) -> None:
-    """Compare names, sizes, readability and (`deep`) bytes, or raise `BrokenProductError`."""
+    """Compare names, sizes, readability and (`deep`) bytes, or raise `BrokenProductError`.
+
+    `touched`: the bytes of files that were touched after the stage had ended. CASA tasks that write
+    into a Measurement Set leave its sizes as they are; a copy, a restored backup and another owner
+    touch files too, and leave the bytes.
+    """
+    made_at_ns = _made_at_ns(manifest) if touched else 0
     listed = {entry.path: entry for entry in manifest.files}
     sizes = {name: size for name, size in files.sizes(folder).items() if name != MANIFEST_NAME}
     differences = [f"{name} is missing" for name in sorted(listed.keys() - sizes.keys())]
@@ -108,7 +121,9 @@ def verify(
             differences.append(f"{name} has {sizes[name]} bytes, not {entry.size}")
         elif not files.is_readable(folder / name):
             differences.append(f"{name} cannot be read by this user")
-        elif deep and files.digest(folder / name) != entry.digest:
+        elif (
+            deep or (touched and files.touched_at_ns(folder / name) >= made_at_ns)
+        ) and files.digest(folder / name) != entry.digest:
             differences.append(f"{name} has other content")
     if differences:
         more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
@@ -116,6 +131,16 @@ def verify(
             f"Product {folder} differs from its manifest: {'; '.join(differences[:5])}{more}.",
             "A committed product must not be changed; move it away and have it made again.",
         )
+
+
+def _made_at_ns(manifest: Manifest) -> int:
+    """When the stage had ended, in Unix time; 0 if the manifest does not say it."""
+    try:
+        made_at = datetime.fromisoformat(manifest.created_at)
+    except ValueError:
+        return 0
+    aware = made_at if made_at.tzinfo is not None else made_at.replace(tzinfo=UTC)
+    return round(aware.timestamp() * 1000) * 1_000_000
 
 
 def why_not_removable(folder: Path, files: FileSystem = LOCAL) -> str | None:

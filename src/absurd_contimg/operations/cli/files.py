@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
@@ -206,7 +208,8 @@ def verify_products(
 ) -> None:
     """Compare the bytes of committed products and published copies with their manifests' digests.
 
-    Reads every byte, and says every 10 s how far it is. Exit code 1 if one differs, cannot be read
+    Reads every byte, and says every 10 s how far it is. Of one that differs it names what was made
+    from it. Exit code 1 if one differs, cannot be read
     or has lost its manifest; without names also if one that the registry knows is gone or was not
     read.
     """
@@ -236,12 +239,14 @@ def verify_products(
         for folder in sorted(known.keys() & still_known.keys()):
             if folder.parent.resolve() / folder.name not in read:
                 wrong.setdefault(str(folder), known[folder])
-    problem = wrong.pop(_REGISTRY, None)
+        problem = wrong.pop(_REGISTRY, None)
+        made = _made_from(settings, wrong)
     if as_json:
         trouble = {} if problem is None else {"registry": problem}
-        print_json({"verified": n_products + n_copies, "differ": wrong, **trouble})
+        counts = {"verified": n_products + n_copies, "differ": wrong, "made_from": made}
+        print_json({**counts, **trouble})
     else:
-        for text in (*wrong.values(), *filter(None, [problem])):
+        for text in (*wrong.values(), *filter(None, [problem]), *_dependent_texts(made)):
             console.out(text)
         verified = counted(n_products, "product")
         if n_copies:
@@ -249,6 +254,34 @@ def verify_products(
         console.out(f"{verified} verified, {len(wrong)} differ or are gone.")
     if wrong or problem:
         raise typer.Exit(1)
+
+
+def _made_from(settings: Settings, wrong: Iterable[str]) -> dict[str, dict[str, str]]:
+    """By each product that differs, the products and copies made from it, and when each was made.
+
+    They are named whether their own bytes are right or not.
+    """
+    from absurd_contimg.products.dependents import made_from
+    from absurd_contimg.products.store import product_folders
+
+    paths = settings.pipeline.paths
+    products = [Path(each) for each in wrong if not Path(each).is_relative_to(paths.published)]
+    if not products:
+        return {}
+    folders = chain(product_folders(paths.output_dir), product_folders(paths.published))
+    return {
+        str(product): {str(folder): manifest.created_at for folder, manifest in made.items()}
+        for product, made in made_from(products, folders).items()
+    }
+
+
+def _dependent_texts(made: Mapping[str, Mapping[str, str]]) -> list[str]:
+    return [
+        f"{folder} was made from {changed} at {made_at}: if that had been changed before, move "
+        "this away too and have it made again."
+        for changed, dependents in made.items()
+        for folder, made_at in dependents.items()
+    ]
 
 
 def _known(settings: Settings, wrong: dict[str, str]) -> dict[Path, str]:
