@@ -23,6 +23,10 @@ from absurd_contimg.products.output_warnings import output_warnings
             {"calibrated_ms": {"uncalibrated_antennas": ["DSA104"]}},
             "1 antennas flagged, as the selected tables have no solutions for them: DSA104",
         ),
+        (
+            {"validation": {"verdict": "clean", "n_expected": 0}},
+            "not checked: the image shows no catalogue source that can be compared",
+        ),
         ({"calibration": {"warning": "solutions are 8.0 h away"}}, "solutions are 8.0 h away"),
     ],
 )

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.backends.postgres import PostgresBackend
-from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.config import PathsConfig, PipelineConfig, ValidationConfig
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
@@ -63,7 +63,9 @@ class Site:
     inputs: MosaicInputs = field(init=False)
 
     def __post_init__(self) -> None:
-        self.config = PipelineConfig(paths=PathsConfig.below(self.root))
+        # Of these coarse pixels, so that the sources are compared with the catalogue.
+        validation = ValidationConfig(match_radius_arcsec=90.0)
+        self.config = PipelineConfig(paths=PathsConfig.below(self.root), validation=validation)
         paths = self.config.paths
         paths.input_dir.mkdir(parents=True)
         prepare_folders(paths)

@@ -165,6 +165,8 @@ def test_a_damaged_copy_fails_until_it_is_moved_away(tmp_path: Path) -> None:
     [
         (ACCEPTED, False, True, None),
         ({"checks": {"verdict": "clean"}}, False, True, None),
+        ({"checks": {"verdict": "clean", "n_expected": 0}}, False, False, "not checked"),
+        ({"checks": {"verdict": "accepted", "n_compared": 0}}, False, False, "not checked"),
         ({"checks": {"verdict": "degraded"}}, False, False, "degraded"),
         ({"checks": {"verdict": "degraded"}}, True, True, None),
         ({"checks": {"path": "mosaic.fits"}}, True, False, "not measured"),

@@ -37,6 +37,8 @@ def _warnings(outputs: Mapping[str, Any]) -> Iterator[str]:
             f"{len(flagged)} antennas flagged, as the selected tables have no solutions for them: "
             f"{_listed(flagged)}"
         )
+    if _section(outputs, "validation").get("n_expected") == 0:
+        yield "not checked: the image shows no catalogue source that can be compared"
 
 
 def _listed(antennas: Sequence[object]) -> str:

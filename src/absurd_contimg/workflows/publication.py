@@ -245,6 +245,8 @@ def reason_against(manifest: Manifest, settings: PublicationConfig) -> str | Non
     verdict = quality_verdict(manifest)
     if verdict is None:
         return _NOT_MEASURED
+    if verdict in GOOD and _n_compared(manifest) == 0:
+        return _NOT_COMPARED
     if verdict in GOOD or (verdict == DEGRADED and settings.degraded):
         return None
     hint = f" {_DEGRADED_HINT}" if verdict == DEGRADED else ""
@@ -252,6 +254,7 @@ def reason_against(manifest: Manifest, settings: PublicationConfig) -> str | Non
 
 
 _NOT_MEASURED = "its quality was not measured."
+_NOT_COMPARED = "it was not checked: no catalogue source could be compared with it."
 _CHECKED = "its checks found it "
 _DEGRADED_HINT = "(publication.degraded is false)"
 
@@ -264,14 +267,25 @@ def publication_advice(product_key: str, reason: str) -> str:
             "To publish what is degraded: publication.degraded = true in the settings file of the "
             f"workers, which are then started again, and of: {retry}"
         )
-    if _CHECKED in reason or _NOT_MEASURED in reason:
+    if any(text in reason for text in (_CHECKED, _NOT_MEASURED, _NOT_COMPARED)):
         return "It stays unpublished: only what passed its checks is published."
     return retry
 
 
 def quality_verdict(manifest: Manifest) -> str | None:
     """What the product's own checks found; None if it has none."""
+    return cast("str | None", _checks(manifest).get("verdict"))
+
+
+def _n_compared(manifest: Manifest) -> Json:
+    """How many catalogue sources were looked for in an image or compared with a mosaic."""
+    checks = _checks(manifest)
+    return checks.get("n_expected", checks.get("n_compared"))
+
+
+def _checks(manifest: Manifest) -> Mapping[str, Json]:
+    """The outputs with a verdict; empty if there are none."""
     for outputs in manifest.outputs.values():
         if isinstance(outputs, Mapping) and isinstance(outputs.get("verdict"), str):
-            return cast(str, outputs["verdict"])
-    return None
+            return outputs
+    return {}
