@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.config import ExecutionConfig, PathsConfig, PipelineConfig
+from absurd_contimg.core.forks import fork_options
 from absurd_contimg.core.records import History, Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.worker import WorkerSettings
@@ -28,7 +30,7 @@ from absurd_contimg.execution.runner import InThread, StageResult
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.operations.cli.main import app
-from absurd_contimg.operations.services.quarantine import release
+from absurd_contimg.operations.services.quarantine import release, retry_failed
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.workflows.assembly import make_pipeline_worker
@@ -190,3 +192,28 @@ async def test_task_fails_although_the_registry_is_not_reachable(
 
     monkeypatch.setattr(site.registry, "set_group_status", away)
     assert (await site.work()).task.state == "failed"
+
+
+async def test_retry_of_a_cancelled_task_advises_what_can_work() -> None:
+    """Without a group it named the group all the same."""
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue("orders")
+
+    async def refusal(params: dict[str, Json], step: str | None) -> tuple[History, str]:
+        task = await backend.spawn_task("orders", "charge", params)
+        if step is not None:
+            (run,) = await backend.claim_task("orders", "w", 60, 1)
+            await backend.set_task_checkpoint_state("orders", task.task_id, step, 1, run.run_id, 60)
+        await backend.cancel_task("orders", task.task_id)
+        history = await backend.history("orders", task.task_id)
+        assert history is not None
+        with pytest.raises(SettingError, match="is cancelled") as refused:
+            await retry_failed(backend, history)
+        return history, refused.value.remedy
+
+    assert "--respawn" in (await refusal({"group_id": GROUP}, None))[1]
+    assert "spawn a new one" in (await refusal({"order": 7}, None))[1]
+    history, remedy = await refusal({"order": 7}, "a step")
+    *_, command, task_id, step = shlex.split(remedy)
+    assert (command, task_id) == ("fork", str(history.task.task_id))
+    assert fork_options(history, step).headers

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError, BackendUnavailable
+from absurd_contimg.core.forks import fork_points
 from absurd_contimg.core.records import LIVE_STATES, History, Run, SpawnedTask
 from absurd_contimg.core.retries import ATTEMPTS_MAX, retry_options
 from absurd_contimg.errors import SettingError
@@ -26,7 +28,7 @@ async def retry_failed(backend: Backend, history: History) -> SpawnedTask:
     if task.state != "failed":
         raise SettingError(
             f"Task {task.task_id} is {task.state}, not failed.",
-            "Give its group a new task: contimg spawn --group GROUP --respawn"
+            _advice_on_cancelled(history)
             if task.state == "cancelled"
             else "Only a failed task can be retried.",
         )
@@ -36,6 +38,17 @@ async def retry_failed(backend: Backend, history: History) -> SpawnedTask:
             "Give its group a new task: contimg spawn --group GROUP --respawn",
         )
     return await backend.retry_task(history.queue_name, task.task_id, retry_options(task))
+
+
+def _advice_on_cancelled(history: History) -> str:
+    """What does the work of a cancelled task, which itself never runs again."""
+    params = history.task.params
+    if isinstance(params, Mapping) and "group_id" in params:
+        return "Give its group a new task: contimg spawn --group GROUP --respawn"
+    if points := fork_points(history):
+        step = shlex.quote(points[-1])
+        return f"A new task goes on from its last step: contimg fork {history.task.task_id} {step}"
+    return "It has no step to go on from: spawn a new one as this one was spawned."
 
 
 async def retry_all_failed(
