@@ -517,6 +517,10 @@ def test_running_server_is_used_and_stopped_by_a_shell_with_a_limit_of_file_size
         ("FATAL:  could not fork process: Resource temporarily unavailable", "ulimit -u"),
         ("FATAL:  could not map memory: Cannot allocate memory", "ulimit -v"),
         ("PANIC: could not write: No space left on device", "Free space"),
+        (
+            "unshare: cannot open /proc/self/uid_map: No such file or directory",
+            "mount -t proc proc /proc",
+        ),
         ("FATAL:  database files are incompatible with server", None),
     ],
 )

@@ -124,6 +124,10 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
         "Free memory, or raise its limit: ulimit -v, MemoryMax of a unit",
     ),
     ("No space left on device|Disk quota exceeded", "Free space on the disk of this folder"),
+    (
+        "cannot open /proc/.*No such file",
+        "Postgres for root needs it, and /proc is not mounted: mount -t proc proc /proc",
+    ),
     ("Read-only file system", "Mount the file system of this folder for writing"),
 )
 """What the machine refuses the server, in its words or those of the C library, and what to do."""
