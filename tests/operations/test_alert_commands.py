@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -171,6 +172,42 @@ def test_test_message_reaches_each_receiver_or_says_why_not(contimg: Contimg) ->
     assert (sent.exit_code, sent.output) == (0, "webhook: delivered\n")
     assert (refused.exit_code, "status 500" in refused.output) == (1, True)
     assert [each["event"] for each in server.received] == ["test"]
+
+
+_SLOW_DNS = """
+import socket, sys, time
+def getaddrinfo(*arguments, **options):
+    print("asked", flush=True)
+    time.sleep(20)
+socket.getaddrinfo = getaddrinfo
+from absurd_contimg.operations.program import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ABSURD_SLACK_WEBHOOK_URL": "https://hooks.example.org/x"},
+        {
+            "ABSURD_ALERT_EMAIL_TO": "a@example.org",
+            "ABSURD_SMTP_HOST": "mail.example.org",
+            "ABSURD_SMTP_FROM": "b@example.org",
+        },
+    ],
+    ids=["webhook", "email"],
+)
+def test_test_message_ends_at_once_beside_a_dns_that_does_not_answer(
+    variables: Mapping[str, str], tmp_path: Path
+) -> None:
+    """It ended when the look-up did, after half a minute."""
+    command = [sys.executable, "-c", _SLOW_DNS, "--output-dir", str(tmp_path), "alerts", "test"]
+    environment = {**os.environ, **variables}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "asked\n"
+        program.terminate()
+        assert program.wait(timeout=8) == -signal.SIGTERM
 
 
 def test_page_lists_the_rules_and_metrics_of_the_code() -> None:

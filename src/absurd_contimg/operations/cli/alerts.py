@@ -133,6 +133,7 @@ def run(once: Annotated[bool, typer.Option("--once", help="Look once and end.")]
 def send_test(as_json: AsJson = False) -> None:
     """Send a test message to each receiver. Exit code 1 if one has not taken it."""
     from absurd_contimg.operations.alerts import make_receivers
+    from absurd_contimg.operations.overview import in_thread
 
     receivers = make_receivers(state.settings())
     if not receivers:
@@ -140,7 +141,8 @@ def send_test(as_json: AsJson = False) -> None:
             "There is no receiver of alerts.",
             "Set ABSURD_SLACK_WEBHOOK_URL or ABSURD_ALERT_EMAIL_TO.",
         )
-    results = asyncio.run(_send_all(receivers))
+    # A loop waits at its end for its look-ups of names, which nothing can interrupt.
+    results = asyncio.run(in_thread(lambda: asyncio.run(_send_all(receivers))))
     if as_json:
         print_json([{"receiver": name, "problem": text} for name, text in results.items()])
         raise typer.Exit(1 if any(results.values()) else 0)

@@ -26,6 +26,7 @@ from absurd_contimg.operations.overview.records import (
 from absurd_contimg.operations.overview.services import FORGOTTEN_HOURS
 from absurd_contimg.operations.overview.shortages import read_shortage_problem
 from absurd_contimg.operations.overview.site import Site, open_site, production_site
+from absurd_contimg.operations.overview.threads import in_thread
 
 __all__ = [
     "FORGOTTEN_HOURS",
@@ -42,6 +43,7 @@ __all__ = [
     "Site",
     "SiteOverview",
     "WaitingTask",
+    "in_thread",
     "open_site",
     "problem_of_changes",
     "production_site",
