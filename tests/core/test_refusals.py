@@ -38,15 +38,26 @@ TRIGGER = """
 create sequence public."tries_{name}";
 create function public."refuse_{name}"() returns trigger language plpgsql as $$ begin
   if nextval('public."tries_{name}"') <= {times} then
-    raise exception 'refused for the test' using errcode = '{state}'; end if;
+    raise exception '{text}' using errcode = '{state}'; end if;
   return new; end $$;
 create trigger refuse before {operations} on absurd."{table}"
   for each row {condition} execute function public."refuse_{name}"();
 """
 
 
+NO_IDS_LEFT = "database is not accepting commands to avoid wraparound data loss in database"
+"""With SQLSTATE 54000, as from Postgres 15."""
+
+
 def refuse(
-    url: str, queue: str, state: str, operations: str, kind: str, times: int, when: str = ""
+    url: str,
+    queue: str,
+    state: str,
+    operations: str,
+    kind: str,
+    times: int,
+    when: str = "",
+    text: str = "refused for the test",
 ) -> None:
     """Let the first writes to a table of the queue fail with this SQLSTATE."""
     table, condition = f"{kind}_{queue}", f"when ({when})" if when else ""
@@ -55,6 +66,7 @@ def refuse(
             TRIGGER.format(
                 name=f"{kind}{queue}",
                 state=state,
+                text=text,
                 operations=operations,
                 table=table,
                 times=times,
@@ -79,7 +91,7 @@ async def run_one(
                 with suppress(BackendUnavailable):  # the sessions of this reader are ended too
                     history = await backend.history(queue, task.task_id)
                     assert history is not None
-                    if history.task.state in ("completed", "failed"):
+                    if history.task.state in ("completed", "failed", "cancelled"):
                         return history
                 assert not working.done(), working.result()
                 await asyncio.sleep(0.1)
@@ -117,6 +129,26 @@ async def test_result_survives_each_class_that_may_pass(database_url: str) -> No
     async with PostgresBackend(database_url) as backend:
         outcomes = await asyncio.gather(*map(run, (*PASSING, *FOREIGN)))
     assert outcomes == [(state, "completed", 1, [1, 1]) for state in (*PASSING, *FOREIGN)]
+
+
+async def test_used_up_transaction_ids_neither_fail_nor_cancel_a_task(database_url: str) -> None:
+    """They took a result for a wrong value, and cancelled the task whose failure was refused."""
+
+    async def fail(params: Any, ctx: TaskContext) -> Any:
+        raise TypeError("by the handler")
+
+    async with PostgresBackend(database_url) as backend:
+        for queue in ("result", "failure"):
+            await backend.create_queue(queue)
+            for kind, operations in (("c", "insert or update"), ("r", "update")):
+                ends = "" if kind == "c" else "new.state <> 'running'"
+                refuse(database_url, queue, "54000", operations, kind, 2, ends, NO_IDS_LEFT)
+        result = await run_one(backend, "result", counted([]), lease=60)
+        failure = await run_one(backend, "failure", fail, lease=60)
+    assert (result.task.state, len(result.runs)) == ("completed", 1)
+    assert (failure.task.state, len(failure.runs)) == ("failed", 1)
+    assert "by the handler" in str(failure.runs[0].failure_reason)
+    assert "wraparound" not in str(failure.runs[0].failure_reason)
 
 
 async def test_lease_survives_every_refusal_of_its_extension(database_url: str) -> None:

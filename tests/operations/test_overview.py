@@ -348,7 +348,7 @@ async def test_a_look_takes_as_many_queries_whatever_the_number_of_tasks(
     assert overview.queues[0].tasks_by_state == {"completed": count // 3, "pending": count * 2 // 3}
     assert len(overview.waiting) <= 100
     statements = [query for query in statements if query]  # not those that ask for a sign of life
-    assert len(statements) == 21
+    assert len(statements) == 22
 
 
 async def test_what_is_away_becomes_a_problem(settings: Settings, registry: Database) -> None:

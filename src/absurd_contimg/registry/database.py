@@ -52,7 +52,7 @@ from absurd_contimg.registry.lost_registry import (
 )
 from absurd_contimg.registry.models import LAST_SCHEMA_VERSION, SchemaVersion
 from absurd_contimg.registry.stored_types import unreadable_row
-from absurd_contimg.registry.trouble import REBUILD, trouble_of_file, trouble_of_server
+from absurd_contimg.registry.trouble import REBUILD, is_too_long, trouble_of_file, trouble_of_server
 from absurd_contimg.secrets import is_plain_path, mask
 
 if TYPE_CHECKING:
@@ -87,9 +87,6 @@ _ALEMBIC_TABLE = Table(
 """As Alembic makes it."""
 
 _READ_ONLY = "registry_read_only"
-
-_TOO_LONG = ("54000", "54001", "54011", "54023")
-"""A limit of the program, as for a row of an index: no outage, though psycopg's class is one."""
 
 _PAUSE_SECONDS = 1.0
 _PATIENCE_SECONDS = 8.0
@@ -195,7 +192,7 @@ class Database:
         except (IntegrityError, DataError):
             raise
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) in _TOO_LONG:
+            if is_too_long(error.orig):
                 text = f"A text is too long for the registry {self._place}: {error.orig}."
                 raise ValueError(text) from error
             is_value = "Could not decode" in str(error.orig)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from absurd_contimg.errors import (
     AwayError,
@@ -31,6 +31,7 @@ _DAMAGED_FILE = re.compile(r"not a database|malformed|no such (table|column)")
 _DAMAGED_TABLES = ("3F000", "42P01", "42703")
 """SQLSTATEs: no schema, no table, no column."""
 _LOCKED = "55P03"
+_TOO_LONG = ("54000", "54001", "54011", "54023")
 
 _OF_SERVER = {
     "42501": "Grant the right to its user, or name another user in PIPELINE_PRODUCTS_DB.",
@@ -38,6 +39,18 @@ _OF_SERVER = {
     "53100": "Free space on the disk of its server.",
 }
 """What to do, by SQLSTATE."""
+
+
+def is_too_long(error: BaseException | None) -> bool:
+    """Whether a text exceeds a limit of Postgres, as for a row of an index.
+
+    No outage, though psycopg's class is one; 54000 is one where transaction IDs are used up.
+    """
+    if getattr(error, "sqlstate", None) not in _TOO_LONG:
+        return False
+    from absurd_contimg.backends.postgres.transaction_ids import lacks_ids  # noqa: PLC0415 - slow
+
+    return not lacks_ids(cast("psycopg.Error", error))
 
 
 def trouble_of_file(path: str, error: BaseException | None) -> AwayError:
@@ -76,9 +89,17 @@ def trouble_of_server(place: str, url: str, schema: str, error: psycopg.Error) -
     from absurd_contimg.backends.postgres.synchronous_standby import (  # noqa: PLC0415 - slow
         CommitUnconfirmed,
     )
+    from absurd_contimg.backends.postgres.transaction_ids import (  # noqa: PLC0415 - slow
+        REMEDY,
+        explain_lack,
+        lacks_ids,
+    )
 
     words = one_line(error.diag.message_primary or str(error).strip() or type(error).__name__)
     text = f"The registry {place} cannot be used: {words}."
+    if lacks_ids(error):
+        text = f"The registry {place} cannot be used. {explain_lack(error)}"
+        return RegistryAwayError(place, text, REMEDY)
     if isinstance(error, CommitUnconfirmed):
         return RegistryUnconfirmedError(place, f"{text} {MAY_BE_MADE}", error.remedy)
     if error.sqlstate in _DAMAGED_TABLES:

@@ -16,7 +16,7 @@ from typing_extensions import override
 from absurd_contimg.backends.postgres.columns import selected
 from absurd_contimg.backends.postgres.combined_calls import CombinedCalls
 from absurd_contimg.backends.postgres.connections import CONNECT_SECONDS, Connections
-from absurd_contimg.backends.postgres.database_errors import READ_ONLY
+from absurd_contimg.backends.postgres.database_errors import READ_ONLY, TAKES_NO_CHANGES
 from absurd_contimg.backends.postgres.lock_holders import explain_wait
 from absurd_contimg.backends.postgres.operator_lock import operator_lock
 from absurd_contimg.backends.postgres.queue_additions import ADD
@@ -29,6 +29,7 @@ from absurd_contimg.backends.postgres.schema import (
 )
 from absurd_contimg.backends.postgres.synchronous_standby import MISSING, WAIT_FOR_STANDBY
 from absurd_contimg.backends.postgres.task_queries import TaskQueries, table
+from absurd_contimg.backends.postgres.transaction_ids import TAKE_ID
 from absurd_contimg.core.arguments import with_checked_arguments
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError
@@ -136,15 +137,19 @@ class PostgresBackend(Backend):
     async def require_writable(self) -> None:
         """Raise `BackendError` where the database answers and takes no changes.
 
-        It is a standby, or a primary whose commits wait for a synchronous standby that is gone.
+        It is a standby, a primary whose commits wait for a synchronous standby that is gone, or
+        one whose transaction IDs are used up.
         """
         async with self._database.connection() as connection:
             query = sql.SQL("select pg_catalog.pg_is_in_recovery(), exists ({})").format(
                 sql.SQL(MISSING)
             )
             ((is_standby, waits),) = await (await connection.execute(query)).fetchall()
-        if is_standby or waits:
-            raise BackendError(READ_ONLY if is_standby else WAIT_FOR_STANDBY, "25006")
+            if is_standby or waits:
+                text = READ_ONLY if is_standby else WAIT_FOR_STANDBY
+                raise BackendError(text, TAKES_NO_CHANGES)
+            async with connection.transaction(force_rollback=True):
+                await connection.execute(TAKE_ID)
 
     @override
     async def current_time(self) -> datetime:

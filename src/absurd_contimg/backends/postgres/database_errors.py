@@ -10,6 +10,7 @@ import psycopg
 
 from absurd_contimg.backends.postgres.sessions import environment_variables
 from absurd_contimg.backends.postgres.synchronous_standby import CommitUnconfirmed
+from absurd_contimg.backends.postgres.transaction_ids import REMEDY, explain_lack, lacks_ids
 from absurd_contimg.core.errors import (
     REFUSED_VALUE_CLASSES,
     BackendError,
@@ -34,6 +35,8 @@ _SCHEMA = "absurd"
 somebody else's may miss its own."""
 
 
+TAKES_NO_CHANGES = "25006"
+"""The SQLSTATE of each error that says so, whatever the reason."""
 READ_ONLY = (
     "The database takes no changes, as a standby does that was not promoted. Promote it, or name "
     "the primary in ABSURD_DATABASE_URL."
@@ -128,14 +131,8 @@ def raise_translated(error: psycopg.Error, variable: str = OF_TASKS) -> NoReturn
             raise BackendError(_of_rights(state, message, variable), state) from error
         case _ if _is_unreachable(error):
             raise unavailable(error, variable) from error
-        case "54000" if _NOTIFICATIONS in message:
-            raise BackendUnavailable(
-                f"The database cannot do this now: {message}. A session that has listened and "
-                "stays in a transaction keeps them. End it (pg_stat_activity shows it as idle in "
-                "transaction; pg_terminate_backend), then free what it kept: "
-                "select pg_notification_queue_usage()",
-                state,
-            ) from error
+        case "54000" if _NOTIFICATIONS in message or lacks_ids(error):
+            raise _used_up(error, message) from error
         case "42703" | "42725" | "42804":
             raise BackendError(
                 f"Absurd's tables or procedures are not as its schema makes them: {message}. Put "
@@ -148,6 +145,19 @@ def raise_translated(error: psycopg.Error, variable: str = OF_TASKS) -> NoReturn
             raise ValueRefused(message, state) from error
         case _:
             raise BackendError(message, state) from error
+
+
+def _used_up(error: psycopg.Error, message: str) -> BackendError:
+    """Of a server without space for notifications or, as of a standby, without an ID."""
+    if lacks_ids(error):
+        return BackendError(f"{explain_lack(error)} {REMEDY}", TAKES_NO_CHANGES)
+    return BackendUnavailable(
+        f"The database cannot do this now: {message}. A session that has listened and "
+        "stays in a transaction keeps them. End it (pg_stat_activity shows it as idle in "
+        "transaction; pg_terminate_backend), then free what it kept: "
+        "select pg_notification_queue_usage()",
+        error.sqlstate,
+    )
 
 
 def _is_unreachable(error: psycopg.Error) -> bool:

@@ -12,7 +12,11 @@ from typing import LiteralString
 import absurdctl
 import psycopg
 
-from absurd_contimg.backends.postgres.database_errors import READ_ONLY, raise_translated
+from absurd_contimg.backends.postgres.database_errors import (
+    READ_ONLY,
+    TAKES_NO_CHANGES,
+    raise_translated,
+)
 from absurd_contimg.backends.postgres.lock_holders import tables_locked
 from absurd_contimg.backends.postgres.queue_additions import ADD, MISSING
 from absurd_contimg.backends.postgres.queue_sites import ADD_TABLE
@@ -20,6 +24,7 @@ from absurd_contimg.backends.postgres.sessions import (
     Session,
     transaction_settings,
 )
+from absurd_contimg.backends.postgres.transaction_ids import TAKE_ID
 from absurd_contimg.core.errors import BackendError, SchemaMissing
 
 SCHEMA_VERSION: str = absurdctl.ABSURD_SCHEMA_TARGET_VERSION
@@ -114,11 +119,12 @@ def _install(connection: Session) -> str:
 def check_schema(url: str) -> None:
     """Raise `SchemaMissing` unless the database holds, whole, the schema version that we use.
 
-    And `BackendError` if its user may not use a table, or not all of its rows.
+    And `BackendError` if it takes no changes, or if its user may not use a table, or not all of
+    its rows.
     """
     with _transaction(url) as connection:
         if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
-            raise BackendError(READ_ONLY, "25006")
+            raise BackendError(READ_ONLY, TAKES_NO_CHANGES)
         require_whole_restoration(_is_aside(connection))
         require_version(_recorded_version(connection))
         if procedures := _missing_procedures(connection):
@@ -128,6 +134,8 @@ def check_schema(url: str) -> None:
             )
         tables = connection.execute(_TABLES).fetchall()
         filtered = [table for (table,) in connection.execute(_FILTERED).fetchall()]
+        connection.execute(TAKE_ID)
+        connection.rollback()  # a commit would wait for a synchronous standby that is gone
     missing = [(queue, table) for queue, table, is_there, _ in tables if not is_there]
     if missing:
         raise SchemaMissing(

@@ -38,7 +38,8 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
     return (
         Rule(
             name="database-away",
-            meaning="1 if the database of the tasks does not answer, or takes no changes",
+            meaning="1 if the database of the tasks does not answer, or takes no changes (a "
+            "standby; no transaction ID left)",
             severity="critical",
             raised=1.0,
             cleared=0.5,

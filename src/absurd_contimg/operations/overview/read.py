@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.backends.postgres.database_errors import TAKES_NO_CHANGES
 from absurd_contimg.config.alerts import AlertsConfig
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.errors import BackendError
@@ -184,13 +185,13 @@ async def _read_queues(
 
 
 async def problem_of_changes(inspection: Inspection) -> str | None:
-    """Why a database that answers takes no changes, as of a standby that it waits for."""
+    """Why a database that answers takes no changes, as of a standby or without a transaction ID."""
     if not isinstance(inspection, PostgresBackend):
         return None
     try:
         await inspection.require_writable()
     except BackendError as error:
-        if error.sqlstate != "25006":
+        if error.sqlstate != TAKES_NO_CHANGES:
             raise
         return str(error)
     return None
