@@ -388,6 +388,12 @@ def test_too_little_memory_is_a_finding(
     assert ok or "--concurrency 1" in finding.remedy
 
 
+def test_memory_without_the_file_of_the_kernel_is_a_finding(tmp_path: Path) -> None:
+    finding = memory(kernel=tmp_path / "meminfo")
+    assert not finding.ok
+    assert "mount -t proc proc /proc" in finding.remedy
+
+
 @pytest.mark.parametrize(("own", "limits", "expected"), [
     ("0::/a/b", {"a/b": ("memory.max", "max"), "a": ("memory.max", "3000")}, 3000),
     ("0::/a", {"a": ("memory.max", "2000"), ".": ("memory.max", "9000")}, 2000),

@@ -14,10 +14,16 @@ _GIB = 1024**3
 _GROUPS = Path("/sys/fs/cgroup")
 
 
-def memory(meminfo: str | None = None, limit_bytes: int | None = None) -> Finding:
+def memory(
+    meminfo: str | None = None, limit_bytes: int | None = None, kernel: Path = Path("/proc/meminfo")
+) -> Finding:
     """Whether enough memory is available; by the files of the kernel unless others are given."""
     if meminfo is None:
-        meminfo, limit_bytes = Path("/proc/meminfo").read_text(), memory_limit_bytes()
+        try:
+            meminfo, limit_bytes = kernel.read_text(), memory_limit_bytes()
+        except OSError as error:
+            text = f"{kernel} cannot be read ({error.strerror}): the memory is not known."
+            return Finding(False, "memory", text, "Mount it: mount -t proc proc /proc")
     kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in meminfo.splitlines() if line}
     total = kilobytes["MemTotal"] / 1024**2
     free = kilobytes["MemAvailable"] / 1024**2
