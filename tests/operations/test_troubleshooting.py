@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import sqlite3
@@ -13,10 +14,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import typer
 from arriving_groups import group_id, write_subband
 from guide_commands import ROOT, blocks, clean_environment
+from standby import standby_gone
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
@@ -235,6 +238,19 @@ def test_database_is_away(site: Site) -> None:
     assert not finding.ok
     assert "Check that the server runs" in finding.remedy
     site("status")
+
+
+@symptom("The database answers and takes no changes")
+def test_database_takes_no_changes(site: Site) -> None:
+    durable = f"{site.database_url}&options=-csynchronous_commit%3Don"  # as in production
+    with standby_gone(site.database_url):
+        status = json.loads(site("status --json", ABSURD_DATABASE_URL=durable))
+        assert "waits for a synchronous standby" in status["database_problem"]
+        with psycopg.connect(site.database_url, autocommit=True) as superuser:
+            for block in blocks(PAGE):
+                if block.heading == "The database answers and takes no changes":
+                    superuser.execute(block.text.encode())
+    assert json.loads(site("status --json"))["database_problem"] is None
 
 
 @symptom("A disk is full")
