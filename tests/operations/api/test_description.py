@@ -7,18 +7,19 @@ from pathlib import Path
 
 from api_load import check_load, run_load
 from api_search import search, served_site
+from search_extent import examples
 
 
 def test_every_answer_is_as_described_on_the_emulator(tmp_path: Path) -> None:
     """No 5xx, no status and no content that the description does not have."""
     with served_site(tmp_path) as url:
-        assert search(url, 2, 1) > 50
+        assert search(url, examples(6), 1) > 50
 
 
 def test_every_answer_is_as_described_on_postgres(tmp_path: Path, database_url: str) -> None:
     """The same, with other values."""
     with served_site(tmp_path, database_url) as url:
-        assert search(url, 1, 2) > 25
+        assert search(url, examples(3), 2) > 25
 
 
 def test_spawns_of_many_clients_are_neither_lost_nor_done_twice(
