@@ -53,7 +53,7 @@ SITE_TESTS := tests/hosts tests/upgrades tests/daemon_kills tests/freezes \
 	tests/operations/test_service_manager.py tests/operations/test_outages.py \
 	tests/operations/test_commands_at_once.py \
 	tests/operations/test_environments.py tests/operations/test_hostile_arguments.py \
-	tests/operations/test_lost_postgres_registry.py \
+	tests/operations/test_lost_postgres_registry.py tests/end_to_end/test_random_kills.py \
 	tests/operations/dashboard/test_browser.py
 
 # Types are checked beside the tests, on one core.

@@ -1,21 +1,14 @@
-"""``contimg run`` on an embedded Postgres, and a worker that is killed at any time of such work.
-
-The command does everything in its own folders. A kill costs time and nothing else: the images are
-those of the command.
-"""
+"""``contimg run`` on an embedded Postgres: the command does everything in its own folders."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +16,16 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.stats import mad_std
-from committed_products import committed_products
 from forked_programs import ForkedProcess, run_commands, run_program
-from real_site import Pixels, pixels_of
 from typer.testing import CliRunner
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
-from absurd_contimg.core.records import History
 from absurd_contimg.execution.casa_environment import casa_environment
-from absurd_contimg.execution.host_scratch import host_scratch
-from absurd_contimg.execution.scratch import Janitor
-from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.operations.cli.main import app
-from absurd_contimg.products.store import verify
 from absurd_contimg.synthesis import SynthesisResult
 
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``--kills`` random times; the campaign of issue 2 is ``--kills 20``."""
-    if "kill_number" in metafunc.fixturenames:
-        metafunc.parametrize("kill_number", range(metafunc.config.getoption("--kills")))
-
-
 FEWER_STEPS = f"imaging.niter={PipelineConfig.tiny(PathsConfig.below(Path('/'))).imaging.niter}"
-"""The setting of the other sites of this file, whose images are compared."""
-START_SECONDS = 1.5
-"""A worker does nothing before it."""
-
+"""The setting for tiny data: the line of the README has one for the larger data of the demo."""
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -243,74 +219,3 @@ def test_report_of_the_night_agrees_with_products_and_commands(
     assert tasks == {each["group_id"]: (each["task"]["task_id"], "completed") for each in groups}
     assert report["operations"]["tasks_by_state"] == {"completed": 2}
     assert f"{len(status['tasks'])} tasks audited, 0 violations" in contimg("audit")
-
-
-def test_worker_killed_at_a_random_time(
-    kill_number: int,
-    new_site: Callable[..., Any],
-    ran: tuple[subprocess.CompletedProcess[str], Path, dict[str, Path]],
-    record_property: Callable[[str, object], None],
-) -> None:
-    """The restarted worker resumes, and the images are those of the command."""
-    _, root, _ = ran
-    seconds = START_SECONDS + seconds_of(root / "products")
-    site = new_site()
-    site.spawn()
-    kill_after = random.Random(f"kill {kill_number}").uniform(START_SECONDS, seconds)
-    worker = site.start_worker("--until-idle", "--worker-id", "worker-1")
-    try:
-        worker.wait(kill_after)
-    except subprocess.TimeoutExpired:
-        worker.kill()
-        worker.wait()
-        before = {h.task.task_id: committed_steps(h) for h in site.histories()}
-        again = site.start_worker("--until-idle", "--worker-id", "worker-1")
-        assert again.wait(500) == 0, (site.root / "worker.log").read_text()
-    else:
-        before = {}
-    histories = site.histories()
-    assert [history.task.state for history in histories] == ["completed"] * 2
-    died = [
-        start.step
-        for history in histories
-        for start in step_starts(history)
-        if start.outcome == "died"
-    ]
-    record_property("kill", f"{kill_after:.2f} s: {died or 'between stages'}")
-    print(f"killed after {kill_after:.2f} s of {seconds:.2f} s, in {died or 'no stage'}")
-
-    assert_same_pixels(site.pixels(), pixels_of(root / "products"))
-    for history in histories:
-        # Steps that were committed before the kill are not started again.
-        assert committed_steps(history).items() >= before.get(history.task.task_id, {}).items()
-        starts = Counter(start.step for start in step_starts(history))
-        assert sum(starts.values()) - len(starts) == sum(
-            start.outcome == "died" for start in step_starts(history)
-        )
-    for folder, manifest in committed_products(site.root / "products"):
-        verify(folder, manifest, deep=True)
-    Janitor(host_scratch(site.root / "scratch")).sweep()
-    assert not [
-        p for p in (site.root / "scratch").rglob("*") if p.is_file() and p.parent.name != ".owners"
-    ]
-
-
-def seconds_of(output_dir: Path) -> float:
-    """From the first product to the last."""
-    made = [datetime.fromisoformat(m.created_at) for _, m in committed_products(output_dir)]
-    return (max(made) - min(made)).total_seconds()
-
-
-def committed_steps(history: History) -> dict[str, object]:
-    """The run and the time of each step's commit."""
-    return {
-        c.checkpoint_name: (c.owner_run_id, c.updated_at)
-        for c in history.checkpoints
-        if not c.checkpoint_name.startswith("$")
-    }
-
-
-def assert_same_pixels(result: Pixels, expected: Pixels) -> None:
-    assert result.keys() == expected.keys()
-    for name, pixels in expected.items():
-        assert np.array_equal(result[name], pixels, equal_nan=True), name
