@@ -7,6 +7,7 @@ interpreter, and so the object: what it holds, such as who waits for it, must be
 from __future__ import annotations
 
 import asyncio
+import gc
 import queue
 import sys
 import sysconfig
@@ -15,15 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from types import (
-    BuiltinFunctionType,
-    CellType,
-    FunctionType,
-    GetSetDescriptorType,
-    MethodType,
-    ModuleType,
-    WrapperDescriptorType,
-)
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 CONTAINERS = (dict, list, set, deque, bytearray)
@@ -37,13 +30,10 @@ _PRIMITIVES: tuple[type, ...] = (
 )
 OBJECTS_MAX = 20_000
 """So many are looked at; a library's client may lead to all of its library."""
-_LEAVES = frozenset(
-    {
-        *(str, bytes, int, float, bool, type(None)),
-        *(BuiltinFunctionType, GetSetDescriptorType, WrapperDescriptorType),
-    }
+_CODE = frozenset(
+    {FunctionType, MethodType, CellType, partial, staticmethod, classmethod, property}
 )
-"""Types that hold nothing: most of all values."""
+"""Types of the standard library whose objects hold what a module's author has written."""
 _STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 _OF_PACKAGES = frozenset({"site-packages", "dist-packages"})
 """Folders of installed packages, of whichever environment; the second is Debian's."""
@@ -75,7 +65,7 @@ def primitives_in(
         if is_primitive(value):
             yield value
         else:
-            todo.extend(part for part in _parts(value, packages) if type(part) not in _LEAVES)
+            todo.extend(part for part in _parts(value, packages) if gc.is_tracked(part))
 
 
 def package_of(module: object) -> str:
@@ -86,71 +76,31 @@ def package_of(module: object) -> str:
 def _parts(value: Any, packages: frozenset[str]) -> Iterable[object]:
     """What a value holds; nothing for one of the standard library or of this package."""
     kind = type(value)
-    if kind in _PARTS_OF_CODE:
-        parts = _PARTS_OF_CODE[kind](value)
-        if kind is FunctionType and _is_users(value.__module__, packages):
-            return (*parts, value.__globals__)
-        return parts
     if issubclass(kind, (ModuleType, type)):
         module = value.__name__ if issubclass(kind, ModuleType) else value.__module__
         return list(vars(value).values()) if _is_users(module, packages) else ()
     if issubclass(kind, (*CONTAINERS, tuple, frozenset)):
-        if len(value) > SIZE_MAX:
-            return ()
-        return list(dict.values(value) if issubclass(kind, dict) else value)
-    return _attributes(value, kind)
+        return gc.get_referents(value) if len(value) <= SIZE_MAX else ()
+    if kind is FunctionType and not _is_users(value.__module__, packages):
+        variables = {id(value.__globals__), id(value.__builtins__)}
+        return [part for part in gc.get_referents(value) if id(part) not in variables]
+    if kind in _CODE or not _is_given(kind.__module__):
+        return gc.get_referents(value)
+    return ()
 
 
-def _parts_of_function(function: FunctionType) -> Iterable[object]:
-    """Its variables of outer functions, its defaults, and what decorators have added."""
-    cells, defaults = function.__closure__ or (), function.__defaults__ or ()
-    named = (function.__kwdefaults__ or {}).values()
-    return (*cells, *defaults, *named, *vars(function).values())
-
-
-def _attributes(value: object, kind: type) -> Iterator[object]:
-    """Those of an object, without a call of its code; and those of its class."""
-    package = package_of(kind.__module__)
-    if package == "absurd_contimg" or package in sys.stdlib_module_names:
-        return
-    if kind.__dictoffset__:
-        yield from list(object.__getattribute__(value, "__dict__").values())
-    for each in kind.__mro__:
-        slots = each.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            member: Any = each.__dict__.get(name)
-            try:
-                yield member.__get__(value, kind)
-            except AttributeError:  # nothing is in this slot, or its name is mangled
-                continue
-    yield kind
-
-
-def _cell(cell: CellType) -> tuple[object, ...]:
-    try:
-        return (cell.cell_contents,)
-    except ValueError:  # its variable has no value yet
-        return ()
-
-
-_PARTS_OF_CODE: dict[type, Callable[[Any], Iterable[object]]] = {
-    FunctionType: _parts_of_function,
-    MethodType: lambda method: (method.__self__, method.__func__),
-    CellType: _cell,
-    partial: lambda call: (call.func, *call.args, *call.keywords.values()),
-    staticmethod: lambda method: (method.__func__,),
-    classmethod: lambda method: (method.__func__,),
-    property: lambda attribute: (attribute.fget,),
-}
+def _is_given(module: object) -> bool:
+    """Whether it is of the standard library or of this package."""
+    package = package_of(module)
+    return package == "absurd_contimg" or package in sys.stdlib_module_names
 
 
 @lru_cache(maxsize=4096)
 def _is_users(module: str | None, packages: frozenset[str]) -> bool:
     """Whether a module is written by the author of the handlers."""
-    package = package_of(module)
-    if package == "absurd_contimg" or package in sys.stdlib_module_names:
+    if _is_given(module):
         return False
-    if package in packages:
+    if package_of(module) in packages:
         return True
     file = getattr(sys.modules.get(str(module)), "__file__", None)
     if not isinstance(file, str):
