@@ -8,8 +8,6 @@ from __future__ import annotations
 import errno
 import re
 import signal
-from dataclasses import dataclass
-from typing import Any
 
 from absurd_contimg import errors
 from absurd_contimg.core.failures import (
@@ -22,22 +20,32 @@ from absurd_contimg.core.failures import (
 )
 from absurd_contimg.core.generic_rules import (
     GENERIC_RULES,
-    NO_LOCKS_ADVICE,
-    PROCESSES_ADVICE,
-    REFUSED_THREAD,
 )
 from absurd_contimg.execution.executor import StageTimeout
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, ONE_THREAD, OTHER_CALIBRATION
 from absurd_contimg.execution.stage_process import EXIT_DISK_FULL
+from absurd_contimg.workflows.failure_causes import (
+    CASA,
+    DESCRIPTORS,
+    DISK_FULL,
+    LOCKED,
+    MEMORY,
+    NO_LOCKS,
+    OURS,
+    PROCESSES,
+    READ_ONLY,
+    REFUSED,
+    in_message,
+    names_of,
+    own_error,
+)
 
 _DATA_QUALITY, _SOLUTIONS_REFUSED = "data-quality", "solutions-refused"
 _OVER_FLAGGED = "over-flagged"
 QUARANTINE_RULES = frozenset({_DATA_QUALITY, _SOLUTIONS_REFUSED, _OVER_FLAGGED})
 """A task that fails by one of these rules puts its group into quarantine."""
 
-_CASA = "observed, casatasks 6.7.0.31"
 _UVH5 = "observed, pyuvdata 3.2.8 and h5py"
-_OURS = "raised by a stage's own checks"
 
 _WORDS_OF_THE_SYSTEM = (
     "A stage meets such a disk at its first write; CASA repeats the words of the system in the end."
@@ -52,12 +60,7 @@ _UNFINISHED_WAITS_MAX = 30
 """Half an hour at a minute each: a copy that takes longer is not made in one piece."""
 _DAMAGED_TABLE = f"A Measurement Set or caltable is damaged. {_RESPAWN}"
 
-
-def _names(*classes: type[BaseException]) -> frozenset[str]:
-    return frozenset(f"{each.__module__}.{each.__qualname__}" for each in classes)
-
-
-_VAGUE = _names(
+_VAGUE = names_of(
     *(errors.OutputError, errors.DataQualityError),
     *(errors.SolutionsRefusedError, errors.OverFlaggedError),
     *(ValueError, RuntimeError, AssertionError),
@@ -65,139 +68,35 @@ _VAGUE = _names(
 """Errors that may have any cause: those of post-conditions, and those that CASA's tasks raise for
 everything. The log may name the cause."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Cause:
-    """A cause that several rules recognise by the same words, each in another place."""
-
-    kind: FailureKind
-    words: str
-    """A regular expression."""
-    advice: str
-    resource_waits_max: int | None = None
-    fallback: str | None = None
-
-    def in_log(self, rule_id: str, source: str = _CASA, **evidence: Any) -> FailureRule:
-        """The rule for the words in the log, with these exceptions or signals only."""
-        return FailureRule(
-            rule_id,
-            self.kind,
-            self.advice,
-            source,
-            log=re.compile(self.words),
-            decisive="exceptions" in evidence,
-            resource_waits_max=self.resource_waits_max,
-            fallback=self.fallback,
-            **evidence,
-        )
-
-    def in_message(self, rule_id: str, source: str, **more: Any) -> FailureRule:
-        """The rule for the words in the message of an exception."""
-        return _in_message(rule_id, self.words, self.advice, source, kind=self.kind, **more)
-
-
-_DISK_FULL = _Cause(
-    FailureKind.RESOURCE,
-    r"No space left on device|Failed AlwaysAssert tracePWRITE|write error (for|in) .*file|"
-    r"Error writing record|Disk quota exceeded|errno = 28\b|"
-    r"No work directory with at least \S+ free",
-    "Free space on the scratch file system; waiting work then goes on.",
-)
-_READ_ONLY = _Cause(
-    FailureKind.RESOURCE,
-    r"Read-only file system",
-    "Mount the file system of the named path for writing; waiting work then goes on.",
-)
-_NO_LOCKS = _Cause(
-    FailureKind.RESOURCE,
-    r"Error \((Operation not supported|Function not implemented)\) when \w+ing lock",
-    NO_LOCKS_ADVICE,
-)
-_DESCRIPTORS = _Cause(
-    FailureKind.RESOURCE,
-    r"Too many open files",
-    "Raise the limit of open files (LimitNOFILE, at least 65536).",
-)
-_PROCESSES = _Cause(FailureKind.RESOURCE, REFUSED_THREAD, PROCESSES_ADVICE)
-_MEMORY = _Cause(
-    FailureKind.RESOURCE,
-    r"std::bad_alloc|MemoryError|[Cc]annot allocate memory|failed to map segment|"
-    r"out of memory|[Mm]emory allocation",
-    "Run fewer workers on this host, or image fewer pixels.",
-    resource_waits_max=3,  # as for errno ENOMEM: what still does not fit never will
-    fallback=ONE_THREAD,
-)
-_LOCKED = _Cause(
-    FailureKind.TRANSIENT,
-    r"acquiring lock on|Resource deadlock avoided|lock on .* could not be acquired",
-    "Nothing: another process holds the table; it is tried again.",
-)
-_REFUSED = _Cause(
-    FailureKind.PERMANENT,
-    r"Permission denied|Operation not permitted|"
-    r"does not exist and cannot be created",
-    "Correct owner or mode of the named path, then: contimg retry TASK",
-)
-
-
-def _own_error(
-    rule_id: str,
-    error: type[Exception],
-    advice: str,
-    source: str = _OURS,
-    kind: FailureKind = FailureKind.PERMANENT,
-    **reaction: Any,
-) -> FailureRule:
-    """The rule for an error of the pipeline, whatever else caused it."""
-    exceptions = _names(error)
-    return FailureRule(
-        rule_id, kind, advice, source, exceptions=exceptions, decisive=True, **reaction
-    )
-
-
-def _in_message(
-    rule_id: str,
-    words: str,
-    advice: str,
-    source: str = _CASA,
-    *types: type[Exception],
-    kind: FailureKind = FailureKind.PERMANENT,
-    **more: Any,
-) -> FailureRule:
-    """The rule for words in the message of an exception of one of these types, or of any."""
-    text = re.compile(words)
-    return FailureRule(rule_id, kind, advice, source, exceptions=_names(*types), text=text, **more)
-
-
 _OWN_ERRORS: tuple[FailureRule, ...] = (
-    _own_error(
+    own_error(
         "bad-input",
         errors.InputError,
         "Replace the named file, then: contimg retry TASK. A retry takes the same files: to go on "
         "without one, remove it, and where missing ones have come, too: contimg spawn --group "
         "GROUP --respawn --now.",
     ),
-    _own_error(
+    own_error(
         "unfinished-input",
         errors.UnfinishedInputError,
         "Nothing: the named file is still being written or copied; it is looked at again.",
         kind=FailureKind.RESOURCE,
         resource_waits_max=_UNFINISHED_WAITS_MAX,
     ),
-    _own_error(
+    own_error(
         "broken-product",
         errors.BrokenProductError,
         "Restore owner, mode and content of the named file, then: contimg retry TASK. Or: "
         f"{_RESPAWN}",
     ),
-    _own_error(
+    own_error(
         "storage-away",
         errors.StorageAwayError,
         "Mount the disk of the named folder; waiting work then goes on. If products have moved: "
         "contimg registry rebuild.",
         kind=FailureKind.RESOURCE,
     ),
-    _own_error(
+    own_error(
         "scratch-replaced",
         errors.ScratchReplacedError,
         "Leave scratch alone while workers run. Put the named folder back, or remove it and "
@@ -205,7 +104,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         "found by the worker when a stage fails",
         kind=FailureKind.TRANSIENT,
     ),
-    _own_error(
+    own_error(
         "destination-away",
         errors.DestinationAwayError,
         "Mount or make the named folder, free its disk, or make it writable for this user; waiting "
@@ -214,44 +113,44 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         "the folder of publications: full, read-only or away",
         kind=FailureKind.RESOURCE,
     ),
-    _own_error(
+    own_error(
         "too-few-tiles",
         errors.TooFewTilesError,
         "Process the named groups again. contimg mosaic make WINDOW --again then makes it.",
     ),
-    _own_error(
+    own_error(
         "mosaic-not-made",
         errors.MosaicNotMadeError,
         "Remove the cause that the message names; then spawn the task again, or: contimg retry "
         "TASK, which goes on where it stopped.",
     ),
-    _own_error(
+    own_error(
         "publication-failed",
         errors.PublicationFailedError,
         "Remove the cause that contimg publish list shows, then: contimg publish retry KEY",
     ),
-    _own_error(
+    own_error(
         "publication-busy",
         errors.PublicationBusyError,
         "Nothing: another process publishes the same product; it is looked at again.",
         kind=FailureKind.RESOURCE,
     ),
-    _own_error(
+    own_error(
         "registry-away",
         errors.RegistryAwayError,
         "Free the disk of the named registry, end what locks it, start its server, or give its "
         "files back to the user of the services; waiting work then goes on.",
         kind=FailureKind.RESOURCE,
     ),
-    _own_error(
+    own_error(
         "registry-damaged",
         errors.RegistryDamagedError,
         "Move away what is left of the named registry, restart the workers, then: contimg registry "
         "rebuild. Waiting work then goes on.",
         kind=FailureKind.RESOURCE,
     ),
-    _own_error("bad-setting", errors.SettingError, _CORRECT_SETTING),
-    _own_error(
+    own_error("bad-setting", errors.SettingError, _CORRECT_SETTING),
+    own_error(
         "input-elsewhere",
         errors.InputElsewhereError,
         "Correct PIPELINE_INPUT_DIR or PIPELINE_CATALOG of the worker that says so; another worker "
@@ -259,77 +158,77 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         kind=FailureKind.RESOURCE,
         resource_waits_max=_UNFINISHED_WAITS_MAX,
     ),
-    _DISK_FULL.in_log(
+    DISK_FULL.in_log(
         "silent-disk-full",
-        f"{_CASA}: exportfits ends without an error; only its log says it",
+        f"{CASA}: exportfits ends without an error; only its log says it",
         exceptions=_VAGUE,
     ),
-    _DESCRIPTORS.in_log(
+    DESCRIPTORS.in_log(
         "silent-descriptors",
-        f"{_CASA}: flagdata raises a ValueError; the error is only in the log",
+        f"{CASA}: flagdata raises a ValueError; the error is only in the log",
         exceptions=_VAGUE,
     ),
-    _MEMORY.in_log(
+    MEMORY.in_log(
         "silent-memory",
-        f"{_CASA}: the error is only in the log",
+        f"{CASA}: the error is only in the log",
         exceptions=_VAGUE,
         not_produced="CASA's tasks abort where memory is short; for those that catch it.",
     ),
-    _own_error(
+    own_error(
         _SOLUTIONS_REFUSED,
         errors.SolutionsRefusedError,
         "Nothing: the nearest calibration of another group is used. Look at this calibrator.",
-        f"{_OURS}; docs/telescope.md, rows 19 and 20",
+        f"{OURS}; docs/telescope.md, rows 19 and 20",
         fallback=OTHER_CALIBRATION,
     ),
-    _own_error(
+    own_error(
         _OVER_FLAGGED,
         errors.OverFlaggedError,
         "Nothing: it is flagged again with twice the cut-off. If that fails, it is quarantined.",
-        f"{_OURS}; docs/telescope.md, row 17",
+        f"{OURS}; docs/telescope.md, row 17",
         fallback=GENTLER_FLAGS,
     ),
-    _own_error(
+    own_error(
         _DATA_QUALITY,
         errors.DataQualityError,
         "The same data fail again. After another setting: contimg quarantine release GROUP. With "
         "other files: contimg spawn --group GROUP --respawn.",
     ),
-    _own_error(
+    own_error(
         "no-calibration",
         errors.NoCalibrationError,
         "Process a group of its strip in which a calibrator transits, then: contimg retry GROUP. "
         "To go on with an older one: --set execution.calibration_wait_policy=degraded.",
     ),
-    _own_error(
+    own_error(
         "stage-cancelled",
         errors.StageTaskCancelledError,
         "Nothing, if it was meant. To go on with the group: contimg retry GROUP",
     ),
-    _own_error(
+    own_error(
         "stage-lost",
         errors.StageTaskLostError,
         "Find what removes tasks from the named queue, then: contimg retry GROUP",
     ),
-    _own_error(
+    own_error(
         "workflow-version",
         errors.WorkflowVersionError,
         "Retry it with a worker of the release that spawned it, or: contimg spawn --group GROUP "
         "--respawn, which takes the finished products as they are.",
     ),
-    _own_error(
+    own_error(
         "workflow-newer",
         errors.NewerWorkflowError,
         "Update this worker, or start one of the newer release; the task then goes on.",
         kind=FailureKind.RESOURCE,
     ),
-    _own_error(
+    own_error(
         "bad-output",
         errors.OutputError,
         "contimg logs GROUP: CASA ended without an error, but without a good product.",
         kind=FailureKind.TRANSIENT,
     ),
-    _own_error(
+    own_error(
         "stage-deadline",
         StageTimeout,
         "Look for a hung file system or a lock; raise ABSURD_TASK_TIMEOUT if it was only slow.",
@@ -352,35 +251,35 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
         log=re.compile("RLIMIT_FSIZE is reached|File too large"),
         text=re.compile("File too large"),
     ),
-    _DISK_FULL.in_log(
+    DISK_FULL.in_log(
         "abort-disk-full",
-        f"{_CASA}: tclean and applycal abort, gaincal without a message",
+        f"{CASA}: tclean and applycal abort, gaincal without a message",
         signals=_ABORTS,
     ),
-    _READ_ONLY.in_log(
+    READ_ONLY.in_log(
         "abort-read-only-disk",
         "observed: a kernel that meets errors on a disk makes it read-only, and CASA aborts",
         signals=_ABORTS,
     ),
-    _NO_LOCKS.in_log(
+    NO_LOCKS.in_log(
         "abort-no-locks",
         "observed, python-casacore 3.8.1: of ENOLCK it takes no notice, and the others abort",
         signals=_ABORTS,
     ),
-    _DESCRIPTORS.in_log(
+    DESCRIPTORS.in_log(
         "abort-descriptors", "observed, python-casacore 3.8.1: new tables abort", signals=_ABORTS
     ),
-    _PROCESSES.in_log(
+    PROCESSES.in_log(
         "abort-processes",
         "the sources of libstdc++ and OpenBLAS, which raises SIGINT",
         signals=_ABORTS | {signal.SIGINT},
         not_produced="CASA starts its threads by libgomp, which exits with a code.",
     ),
-    _MEMORY.in_log("abort-memory", f"{_CASA}: tclean aborts", signals=frozenset({signal.SIGABRT})),
+    MEMORY.in_log("abort-memory", f"{CASA}: tclean aborts", signals=frozenset({signal.SIGABRT})),
     FailureRule(
         "result-disk-full",
         FailureKind.RESOURCE,
-        _DISK_FULL.advice,
+        DISK_FULL.advice,
         "observed: the disk was too full even for the stage's report",
         exit_codes=frozenset({EXIT_DISK_FULL}),
     ),
@@ -406,68 +305,68 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
 )
 
 _CASA_RULES: tuple[FailureRule, ...] = (
-    _DISK_FULL.in_log("casa-disk-full"),
-    _READ_ONLY.in_log("casa-read-only-disk", not_produced=_WORDS_OF_THE_SYSTEM),
-    _DESCRIPTORS.in_log("casa-descriptors"),
-    _PROCESSES.in_log("casa-processes", "observed, libgomp of GCC 12: it ends the process"),
-    _MEMORY.in_log("casa-memory"),
-    _LOCKED.in_log("casa-table-lock", f"{_CASA}: two tcleans on one image"),
-    _REFUSED.in_log("casa-permission", f"{_CASA}: gaincal reports it in its log only"),
+    DISK_FULL.in_log("casa-disk-full"),
+    READ_ONLY.in_log("casa-read-only-disk", not_produced=_WORDS_OF_THE_SYSTEM),
+    DESCRIPTORS.in_log("casa-descriptors"),
+    PROCESSES.in_log("casa-processes", "observed, libgomp of GCC 12: it ends the process"),
+    MEMORY.in_log("casa-memory"),
+    LOCKED.in_log("casa-table-lock", f"{CASA}: two tcleans on one image"),
+    REFUSED.in_log("casa-permission", f"{CASA}: gaincal reports it in its log only"),
     FailureRule(
         "casa-bad-table",
         FailureKind.PERMANENT,
         _DAMAGED_TABLE,
-        _CASA,
+        CASA,
         log=re.compile(
             r"no magic value found|incorrect number of bytes read|TSM: no array in row|"
             r"FiledesIO::write - .* is not writable|could not be opened: No such file"
         ),
     ),
-    _in_message(
+    in_message(
         "casa-missing-path",
         r"must be a path that exists",
         f"Restore the named path, then: contimg retry TASK. {_RESPAWN}",
-        f"{_CASA}: an AssertionError",
+        f"{CASA}: an AssertionError",
         AssertionError,
     ),
-    _in_message(
+    in_message(
         "casa-bad-parameter",
         r"unallowed value|must be of \w+ type",
         _CORRECT_SETTING,
-        f"{_CASA}: an AssertionError",
+        f"{CASA}: an AssertionError",
         AssertionError,
     ),
-    _in_message(
+    in_message(
         "casa-selection",
         r"No match found for|MSSelectionNullSelection",
         "Correct the selection (field, spectral window, antenna) in the settings.",
     ),
-    _in_message(
+    in_message(
         "casa-image-parameters",
         r"Invalid Image Parameter set",
         "Correct imaging.size_px or imaging.cell_arcsec, restart the worker, then retry.",
     ),
-    _in_message(
+    in_message(
         "casa-leftover",
         r"Cannot open existing image|user does not want to remove it|File exists; skipping",
         "Nothing: a new attempt has an empty scratch folder. If it comes again, report it.",
         kind=FailureKind.TRANSIENT,
     ),
-    _REFUSED.in_message("casa-text-permission", f"{_CASA}: in the message alone, without an errno"),
-    _READ_ONLY.in_message("casa-text-read-only-disk", _CASA, not_produced=_WORDS_OF_THE_SYSTEM),
-    _LOCKED.in_message("casa-text-lock", f"{_CASA}: in the message alone"),
-    _DISK_FULL.in_message(
+    REFUSED.in_message("casa-text-permission", f"{CASA}: in the message alone, without an errno"),
+    READ_ONLY.in_message("casa-text-read-only-disk", CASA, not_produced=_WORDS_OF_THE_SYSTEM),
+    LOCKED.in_message("casa-text-lock", f"{CASA}: in the message alone"),
+    DISK_FULL.in_message(
         "casa-text-disk-full",
-        f"{_CASA}, pyuvdata 3.2.8: write_ms names another error, write_uvh5 errno = 28",
+        f"{CASA}, pyuvdata 3.2.8: write_ms names another error, write_uvh5 errno = 28",
     ),
-    _DESCRIPTORS.in_message("casa-text-descriptors", f"{_CASA}: in the message alone"),
-    _in_message(
+    DESCRIPTORS.in_message("casa-text-descriptors", f"{CASA}: in the message alone"),
+    in_message(
         "casa-text-bad-table",
         r"no magic value found|incorrect number of bytes read|[Tt]able .* does not exist",
         _DAMAGED_TABLE,
-        f"{_CASA}: in the message alone",
+        f"{CASA}: in the message alone",
     ),
-    _in_message(
+    in_message(
         "casa-data",
         r"(?i)measurespath|data_update: path|leap second|IERS|Observatories",
         "Install or update the package casadata; then: contimg doctor",
@@ -476,14 +375,14 @@ _CASA_RULES: tuple[FailureRule, ...] = (
 )
 
 _UVH5_RULES: tuple[FailureRule, ...] = (
-    _in_message(
+    in_message(
         "hdf5-damaged",
         r"file signature not found|truncated file",
         "Fetch the named sub-band file again (it is damaged or unfinished), then retry.",
         _UVH5,
         OSError,
     ),
-    _in_message(
+    in_message(
         "uvh5-header",
         r"not found in|Unable to synchronously open object",
         "Fetch the sub-band file again: its header is damaged or unfinished.",
