@@ -29,7 +29,7 @@ from small_disk import mounted, read_only_view
 from absurd_contimg.backends.postgres import (
     EmbeddedPostgres,
     PostgresBackend,
-    embedded,
+    server_lock,
     server_process,
     server_programs,
 )
@@ -552,7 +552,7 @@ def test_a_lock_that_somebody_keeps_is_named_within_a_bound(
     with EmbeddedPostgres(tmp_path, durable=False):
         lock = tmp_path / "lock"
         assert lock.stat().st_mode & 0o777 == 0o600
-    monkeypatch.setattr(embedded, "_LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(server_lock, "LOCK_SECONDS", 0.3)
     with lock.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(EmbeddedPostgresError, match=rf"has held {lock} for .*fuser -v"):

@@ -12,16 +12,14 @@ lock, across hosts and containers that share the folder.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 from urllib.parse import quote
 
 import psycopg
@@ -30,6 +28,7 @@ from psycopg import sql
 from absurd_contimg.backends.postgres.cluster_folder import refusal_of_cluster
 from absurd_contimg.backends.postgres.database_errors import has_lost_memory, unavailable
 from absurd_contimg.backends.postgres.lock_holders import require_commits
+from absurd_contimg.backends.postgres.server_lock import open_for_lock, take_lock
 from absurd_contimg.backends.postgres.server_process import (
     CHANGE_SECONDS,
     ServerProcess,
@@ -83,40 +82,11 @@ _ANSWER_SECONDS = 2
 
 _SET_UP = Mark("database set-up", "embedded server")
 
-_LOCK_SECONDS = 180.0
-"""As long as one that recovers a large cluster may take to start it."""
 _FAST_AND_UNSAFE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 """For tests only: a crash of the machine (not of the server) may lose or damage the database."""
 _FAST_SET_UP = ("--no-sync", "-c", "scram_iterations=1")
 """For tests only. A password of 32 random bytes needs no repetition of its hash, which is most of
 what a connection costs its client, but other programs may insist on it (RFC 7677: 4,096)."""
-
-
-def _open_for_lock(path: Path) -> int:
-    """A descriptor of a file that its owner alone may lock; it is made, if its disk allows that."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        if error.errno != errno.EROFS:
-            raise
-        return os.open(path, os.O_RDONLY)  # a server that runs there can be used
-    os.fchmod(descriptor, 0o600)  # who may read it may lock it
-    return descriptor
-
-
-def _lock(file: TextIO, path: Path) -> None:
-    """Lock a file; `EmbeddedPostgresError` while another process has it for `_LOCK_SECONDS`."""
-    give_up = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > give_up:
-                raise EmbeddedPostgresError(
-                    f"Another process has held {path} for {_LOCK_SECONDS:g} s, as one does "
-                    f"that starts or stops the server. Name it: fuser -v {path}"
-                ) from None
-        time.sleep(0.05)
 
 
 class EmbeddedPostgres:
@@ -212,7 +182,7 @@ class EmbeddedPostgres:
             if self._password_file.stat().st_mode & 0o077:
                 self._password_file.chmod(0o600)  # libpq passes over a file that others may read
             if self._use is None:
-                self._use = _open_for_lock(self._folder / _USERS)
+                self._use = open_for_lock(self._folder / _USERS)
                 withhold_lock(self._use)
                 fcntl.flock(self._use, fcntl.LOCK_SH)
         return self
@@ -407,8 +377,8 @@ class EmbeddedPostgres:
         `BackendUnavailable`.
         """
         try:
-            with open(_open_for_lock(path := self._folder / "lock"), closefd=True) as lock:
-                _lock(lock, path)
+            with open(open_for_lock(path := self._folder / "lock"), closefd=True) as lock:
+                take_lock(lock, path)
                 self._check_owner()
                 yield
         except BackendUnavailable:
