@@ -28,7 +28,7 @@ from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.errors import CorruptInputError, MissingInputError, OutputError, SettingError
 from absurd_contimg.ingest.batches import queue_names
 from absurd_contimg.operations.cli.main import app
-from absurd_contimg.operations.maintenance import backup
+from absurd_contimg.operations.maintenance import database_programs
 from absurd_contimg.operations.maintenance.backup import (
     _copy_sqlite,
     make_backup,
@@ -403,13 +403,13 @@ def test_a_server_that_goes_away_during_a_backup_is_named(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ended in the words of pg_dump, and asked for its version."""
-    parameters = backup._parameters
+    parameters = database_programs._parameters
 
     def moved(url: str) -> tuple[dict[str, str], str | None]:
         values, password = parameters(url)
         return {**values, "host": str(tmp_path)}, password
 
-    monkeypatch.setattr(backup, "_parameters", moved)
+    monkeypatch.setattr(database_programs, "_parameters", moved)
     registry_url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
     place = rf"cannot be reached: the server {tmp_path} port 5432 is away"
     with pytest.raises(BackendUnavailable, match=place) as refused:

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.errors import SettingError
-from absurd_contimg.operations.maintenance import backup
+from absurd_contimg.operations.maintenance import backup, database_programs
 from absurd_contimg.operations.maintenance.backup import make_backup, restore_backup
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -118,7 +118,7 @@ def test_a_remedy_is_that_of_its_cause(
     program = tmp_path / "pg_dump"
     program.write_text(f"#!/bin/sh\necho 'pg_dump: error: {words}' >&2\nexit 1\n")
     program.chmod(0o700)
-    monkeypatch.setattr(backup, "find_program", lambda _name: str(program))
+    monkeypatch.setattr(database_programs, "find_program", lambda _name: str(program))
     with pytest.raises(SettingError) as failed:
         make_backup(database_url, f"sqlite:///{tmp_path / 'r'}", tmp_path / "backup", NOW)
     assert words in failed.value.problem

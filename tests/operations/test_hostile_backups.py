@@ -155,7 +155,7 @@ def test_what_is_no_backup_destroys_nothing(spawned_url: str, tmp_path: Path) ->
         make_backup(spawned_url, registry_url, folder, NOW)
         (folder / "other").mkdir()
         if attack is dump_of_another_schema:
-            backup._run("pg_dump", spawned_url, "--format=custom", "--schema=public",
+            backup.run_program("pg_dump", spawned_url, "--format=custom", "--schema=public",
                         f"--file={folder / 'other' / 'queue.dump'}")  # fmt: skip
         attack(folder)
         with pytest.raises(UserError):
@@ -174,7 +174,7 @@ def test_a_restoration_that_fails_in_between_changes_nothing(
     make_backup(spawned_url, spawned_url, folder, NOW)
     with psycopg.connect(spawned_url, autocommit=True) as connection:
         connection.execute("select absurd.spawn_task('q', 'task', '{}')")
-    run: Callable[..., None] = backup._run
+    run: Callable[..., None] = backup.run_program
 
     def fail(program: str, url: str | None, *arguments: str) -> None:
         if arguments[-1].endswith("queue.dump"):
@@ -182,7 +182,7 @@ def test_a_restoration_that_fails_in_between_changes_nothing(
         run(program, url, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(backup, "_run", fail)
+        patch.setattr(backup, "run_program", fail)
         with pytest.raises(KeyboardInterrupt):
             restore_backup(spawned_url, spawned_url, folder, force=True)
     assert tasks(spawned_url) == 4
@@ -261,8 +261,8 @@ def test_what_a_killed_restoration_has_started_holds_its_lock(
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from absurd_contimg.operations.maintenance import backup\n"
-        "backup.find_program = lambda _: sys.argv[4]\n"
+        "from absurd_contimg.operations.maintenance import backup, database_programs\n"
+        "database_programs.find_program = lambda _: sys.argv[4]\n"
         "backup.restore_backup(sys.argv[1], sys.argv[2], Path(sys.argv[3]), force=True)\n"
     )
     command = [sys.executable, "-c", code, spawned_url, registry, str(folder), str(program)]
@@ -341,7 +341,7 @@ def test_a_backup_of_an_older_server_is_restored(
     folder = tmp_path / "b"
     make_backup(spawned_url, registry_url, folder, NOW)
     ran: list[tuple[str, ...]] = []
-    run: Callable[..., None] = backup._run
+    run: Callable[..., None] = backup.run_program
 
     def look(program: str, url: str | None, *arguments: str) -> None:
         if program == "psql":
@@ -350,7 +350,7 @@ def test_a_backup_of_an_older_server_is_restored(
             ran.append(tuple(line for line in lines if "transaction_timeout" in line))
         run(program, url, *arguments)
 
-    monkeypatch.setattr(backup, "_run", look)
+    monkeypatch.setattr(backup, "run_program", look)
     restore_backup(spawned_url, registry_url, folder, force=True)
     assert tasks(spawned_url) == 4
     ((header, row, *_),) = ran

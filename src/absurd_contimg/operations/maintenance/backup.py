@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import signal
 import sqlite3
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +20,12 @@ from pathlib import Path
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 from sqlalchemy import select
 
 from absurd_contimg.backends.postgres import lock_holders
 from absurd_contimg.backends.postgres.database_errors import OF_TASKS, raise_translated
 from absurd_contimg.backends.postgres.queue_sites import FORGET_ALL
-from absurd_contimg.backends.postgres.server_programs import find_program
-from absurd_contimg.backends.postgres.sessions import Session, program_parameters
+from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.backends.postgres.synchronous_standby import (
     WAIT_FOR_STANDBY,
     CommitUnconfirmed,
@@ -42,7 +37,6 @@ from absurd_contimg.errors import (
     OutputError,
     SettingError,
 )
-from absurd_contimg.operations.console import one_line
 from absurd_contimg.operations.maintenance.backup_folder import (
     FORMAT,
     NOTE,
@@ -54,6 +48,7 @@ from absurd_contimg.operations.maintenance.backup_folder import (
     digest,
     read_backup,
 )
+from absurd_contimg.operations.maintenance.database_programs import LOCAL_COMMITS, run_program
 from absurd_contimg.operations.maintenance.foreign_triggers import (
     ForeignTrigger,
     foreign_triggers,
@@ -80,7 +75,6 @@ from absurd_contimg.owned_folders import Mark, make_private, temporary_folder
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.tables import ALL_TABLES
 from absurd_contimg.registry.trouble import trouble_of_file
-from absurd_contimg.secrets import mask, without_secrets
 from absurd_contimg.whole_files import failures_of, flush
 
 _MARK = Mark("backup", "contimg backup")
@@ -93,18 +87,12 @@ _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 _TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;"
 _TRANSACTION_TIMEOUT_SINCE = 170_000
 """The first version of the server that knows the setting."""
-_LOCAL = "synchronous_commit = local"
-"""A COMMIT of a program would wait for a standby without a bound: see `_require_confirmed`."""
 _SCRIPT_HEAD_BYTES = 4_096
 _LACKS = (
     "The backup needs what was made by hand beside the tables and is not in this database: make it "
     "first."
 )
 _NEXT = "All is as it was before; then: contimg restore again, and no contimg db init."
-_NO_CONNECTION = re.compile(
-    "connection to server|could not connect|closed the connection|terminating connection"
-)
-"""What libpq says of a server that is away, or went away while a program worked."""
 _COUNT = (
     "select count(*) from pg_catalog.pg_class c"
     " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
@@ -287,7 +275,9 @@ def _dump(url: str, target: Path) -> None:
     start = time.monotonic()
     try:
         with _naming_variable(schema):
-            _run("pg_dump", url, "--format=custom", bound, f"--schema={schema}", f"--file={target}")
+            run_program(
+                "pg_dump", url, "--format=custom", bound, f"--schema={schema}", f"--file={target}"
+            )
     except SettingError as error:
         # Its first lock also fails for other reasons, at once, and in the server's language.
         waited = time.monotonic() - start >= lock_holders.LOCK_SECONDS
@@ -302,7 +292,7 @@ def _loaded(url: str, source: Path, left_out: Sequence[ForeignTrigger]) -> Itera
     schema = SCHEMAS[source.name]
     aside = aside_of(schema)
     with _naming_variable(schema), bounded_session(url, schema) as session:
-        session.execute(b"" if session.pooled else f"set {_LOCAL}".encode())
+        session.execute(b"" if session.pooled else f"set {LOCAL_COMMITS}".encode())
         if _exists(session, schema):  # else a restoration was killed, and what is aside counts
             with session.transaction():
                 for (name,) in session.execute(TABLES, (schema,)).fetchall():
@@ -364,21 +354,21 @@ def _restore(
     with tempfile.TemporaryDirectory(prefix="contimg-restore-") as folder:
         if left_out:
             contents = Path(folder, "contents")
-            _run("pg_restore", None, "--list", f"--file={contents}", str(source))
+            run_program("pg_restore", None, "--list", f"--file={contents}", str(source))
             contents.write_text(without_triggers(contents.read_text(), left_out))
             options.append(f"--use-list={contents}")
         if server_version >= _TRANSACTION_TIMEOUT_SINCE:
-            _run("pg_restore", url, "--single-transaction", *options, str(source))
+            run_program("pg_restore", url, "--single-transaction", *options, str(source))
             return
         script = Path(folder, source.name)
-        _run("pg_restore", None, *options, f"--file={script}", str(source))
+        run_program("pg_restore", None, *options, f"--file={script}", str(source))
         with script.open("r+b") as file:
             place = file.read(_SCRIPT_HEAD_BYTES).find(_TRANSACTION_TIMEOUT)
             if place >= 0:
                 file.seek(place)
                 file.write(b"-- ")
         as_one = ("--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1")
-        _run("psql", url, *as_one, f"--file={script}")
+        run_program("psql", url, *as_one, f"--file={script}")
 
 
 def _require_schema(url: str, schema: str, what: str) -> list[ForeignTrigger]:
@@ -401,53 +391,3 @@ def _require_schema(url: str, schema: str, what: str) -> list[ForeignTrigger]:
 def _exists(session: Session, schema: str) -> bool:
     query = "select 1 from pg_catalog.pg_namespace where nspname = %s"
     return session.execute(query, (schema,)).fetchone() is not None
-
-
-def _run(program: str, url: str | None, *arguments: str) -> None:
-    """Run one of Postgres' programs, on a database; no password is in its command line."""
-    environment = without_secrets(os.environ) | {"LC_ALL": "C"}
-    command = [find_program(program), *arguments]
-    if url is not None:
-        parameters, password = _parameters(url)
-        if password is not None:
-            environment["PGPASSWORD"] = password
-        command.insert(1, f"--dbname={make_conninfo('', **parameters)}")
-    done = subprocess.run(
-        command,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        close_fds=False,  # it holds the lock of the restoration, too, should this process be killed
-    )
-    if done.returncode < 0:
-        ending = signal.strsignal(-done.returncode) or f"signal {-done.returncode}"
-        raise SettingError(
-            f"{program} was ended by a signal: {ending}.",
-            "Raise a limit of this shell that it has reached (ulimit -a), or free memory.",
-        )
-    if done.returncode != 0:
-        if url is not None and _NO_CONNECTION.search(done.stderr):
-            place = f"{parameters['host']} port {parameters.get('port', 5432)}"
-            raise psycopg.OperationalError(
-                f"the server {place} is away, or went away while {program} worked with its database"
-            )
-        cause = one_line(" ".join(mask(done.stderr).split()), 500)
-        raise SettingError(f"{program} failed: {cause}", _remedy(program, done.stderr))
-
-
-def _remedy(program: str, words: str) -> str:
-    if re.search("server version mismatch|unsupported version", words):
-        return f"Put {program} of the server's version, or of a later one, first in PATH."
-    if re.search("permission denied|must be owner", words):
-        return "Grant the right to the database's user, or name the owner of the tables in the URL."
-    return ""
-
-
-def _parameters(url: str) -> tuple[dict[str, str], str | None]:
-    with Session.connect(url, autocommit=True) as session:
-        parameters, password = program_parameters(session)
-        if not session.pooled:
-            parameters["options"] += f" -c {_LOCAL.replace(' ', '')}"
-        return parameters, password
