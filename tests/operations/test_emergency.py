@@ -21,7 +21,7 @@ from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.errors import AwayError, SettingError
 from absurd_contimg.history.history_file import HistoryFile, read_histories_file
 from absurd_contimg.products.filesystem import LOCAL
-from absurd_contimg.registry import database
+from absurd_contimg.registry import engines
 from absurd_contimg.registry.stop_notes import STOPS_NAME
 
 
@@ -148,7 +148,7 @@ def test_a_stop_stands_without_the_registry(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After its trouble everything went on: the registry was the only place of the stop."""
-    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(engines, "BUSY_SECONDS", 0.2)
     (name,) = groups(1)
     site.spawn(name)
     site.start_worker("w-1")
@@ -180,7 +180,7 @@ def test_a_stop_that_no_worker_has_read_is_shown_and_ended(
     site: BusySite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A damaged note is a stop as well: nobody knows that it is none."""
-    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(engines, "BUSY_SECONDS", 0.2)
     require(site.contimg("emergency", "stop", "--reason", "first"))
     site.output.mkdir()
     with locked(site.state / "registry.sqlite3"):
@@ -200,7 +200,7 @@ def test_stop_ends_what_runs_without_registry_and_output_folder(
     site: BusySite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database is enough, and what could not be recorded is told."""
-    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(engines, "BUSY_SECONDS", 0.2)
     (name,) = groups(1)
     site.spawn(name)
     site.start_worker("w-1")

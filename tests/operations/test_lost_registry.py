@@ -22,7 +22,7 @@ from absurd_contimg.file_owners import SITE_NAME
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.doctor import doctor
 from absurd_contimg.products.site_file import read_site_file
-from absurd_contimg.registry import database
+from absurd_contimg.registry import database, engines
 from absurd_contimg.registry.database import Database
 
 GONE = "The registry of this site is gone"
@@ -81,7 +81,8 @@ def test_what_is_done_and_in_no_record_is_said_last_and_by_the_exit_code(
     folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside a registry that is locked or can only be read; the code was 0, with a line before."""
-    for name in ("_BUSY_SECONDS", "_PATIENCE_SECONDS", "_PAUSE_SECONDS"):
+    monkeypatch.setattr(engines, "BUSY_SECONDS", 0.05)
+    for name in ("_PATIENCE_SECONDS", "_PAUSE_SECONDS"):
         monkeypatch.setattr(database, name, 0.05)
 
     async def fail_one() -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from absurd_contimg.operations.night_report.result_reading import unprocessed_it
 from absurd_contimg.owned_folders import MARK_NAME
 from absurd_contimg.products.publication import require_publish_dir
 from absurd_contimg.products.store import load_committed
-from absurd_contimg.registry import GroupStatus, Registry, database
+from absurd_contimg.registry import GroupStatus, Registry, database, engines
 from absurd_contimg.registry.models import ObservationGroup
 from absurd_contimg.registry.publications import Publications
 from absurd_contimg.science.catalogue import write_catalogue
@@ -227,7 +227,8 @@ def test_a_folder_is_not_accepted_without_a_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ended with code 0, and nobody saw later who had accepted it."""
-    for name in ("_BUSY_SECONDS", "_PATIENCE_SECONDS", "_PAUSE_SECONDS"):
+    monkeypatch.setattr(engines, "BUSY_SECONDS", 0.05)
+    for name in ("_PATIENCE_SECONDS", "_PAUSE_SECONDS"):
         monkeypatch.setattr(database, name, 0.05)
     site = Site(tmp_path)
     published = tmp_path / "elsewhere"

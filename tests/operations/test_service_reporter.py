@@ -127,7 +127,7 @@ async def test_locked_registry_delays_nothing_and_is_logged_once(
     registry: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While the registry is locked, the loop goes on and the end is not waited for long."""
-    monkeypatch.setattr("absurd_contimg.registry.database._BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("absurd_contimg.registry.engines.BUSY_SECONDS", 0.1)
     monkeypatch.setattr(service_reporter, "_END_SECONDS", 0.2)
     registry = Database(Path(registry._place))
     caplog.set_level(logging.INFO)

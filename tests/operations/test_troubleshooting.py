@@ -326,7 +326,7 @@ def test_clock_is_off(site: Site) -> None:
 
 @symptom("The registry is locked or away")
 def test_registry_is_locked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("absurd_contimg.registry.database._BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("absurd_contimg.registry.engines.BUSY_SECONDS", 0.1)
     with closing(Registry(site.registry)) as registry:
         gate = QueueGate(QueuePauses(registry.database), QUEUE)
         with closing(sqlite3.connect(site.registry, isolation_level=None)) as other:

@@ -21,7 +21,7 @@ from sqlalchemy import inspect, text, update
 from sqlalchemy.exc import IntegrityError
 
 from absurd_contimg.errors import RegistryAwayError, RegistryDamagedError, SettingError
-from absurd_contimg.registry import GroupStatus, Registry, database
+from absurd_contimg.registry import GroupStatus, Registry, engines
 from absurd_contimg.registry.database import HEAD, Database
 from absurd_contimg.registry.migrations import FIRST, known_revisions, migrate
 from absurd_contimg.registry.models import MeasurementSetRow, ObservationGroup, Product, SubbandFile
@@ -112,7 +112,7 @@ def test_new_registry_has_the_tables_of_a_migrated_one(
 
 def test_scripts_make_the_tables_of_the_models(tmp_path: Path) -> None:
     """The first one makes what the first version made: nothing else runs it."""
-    engine = database._engine(path := tmp_path / "registry.sqlite3")
+    engine = engines.make_engine(path := tmp_path / "registry.sqlite3")
     with engine.begin() as connection:
         migrate(connection, stamp=None)
     assert differences(f"sqlite:///{path}") == []

@@ -24,7 +24,7 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.failures import FailureKind
 from absurd_contimg.errors import AwayError, RegistryAwayError
-from absurd_contimg.registry import GroupStatus, Registry, database
+from absurd_contimg.registry import GroupStatus, Registry, database, engines
 from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.models import ObservationGroup
 from absurd_contimg.registry.trouble import trouble_of_file
@@ -35,7 +35,7 @@ from absurd_contimg.workflows.failure_rules import CLASSIFIER
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work waits after the first refusal, and for no lock."""
     monkeypatch.setattr(database, "_PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(engines, "BUSY_SECONDS", 0.2)
 
 
 def write(registry: Registry) -> None:

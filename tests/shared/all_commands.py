@@ -42,7 +42,7 @@ def shorten_waits() -> None:
         ("backends.postgres.sessions.COMMIT_SECONDS", 0.5),
         ("backends.postgres.lock_holders._ANSWER_SECONDS", 1.0),
         ("backends.postgres.schema._BOUND", "set local lock_timeout = '500ms'"),
-        ("registry.database._BUSY_SECONDS", 0.3),
+        ("registry.engines.BUSY_SECONDS", 0.3),
         ("registry.database._PATIENCE_SECONDS", 0.3),
         ("registry.database._PAUSE_SECONDS", 0.1),
         ("operations.maintenance.backup._BUSY_SECONDS", 0.3),

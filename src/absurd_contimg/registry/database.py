@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,31 +17,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from sqlalchemy import (
-    URL,
     Column,
     Connection,
     Engine,
     MetaData,
-    NullPool,
     PrimaryKeyConstraint,
     String,
     Table,
-    create_engine,
-    event,
     insert,
     inspect,
-    make_url,
     select,
     text,
 )
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from absurd_contimg.errors import AwayError, RegistryAwayError, RegistryDamagedError, SettingError
 from absurd_contimg.owned_folders import make_private
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.manifest import relocated
-from absurd_contimg.registry.column_values import column_json
+from absurd_contimg.registry.engines import READ_ONLY, make_engine
 from absurd_contimg.registry.lost_registry import (
     POSTGRES_SCHEMA,
     has_tables,
@@ -53,24 +47,15 @@ from absurd_contimg.registry.lost_registry import (
 from absurd_contimg.registry.models import LAST_SCHEMA_VERSION, SchemaVersion
 from absurd_contimg.registry.stored_types import unreadable_row
 from absurd_contimg.registry.trouble import REBUILD, is_too_long, trouble_of_file, trouble_of_server
-from absurd_contimg.secrets import is_plain_path, mask
 
 if TYPE_CHECKING:
     import psycopg
-
-_BUSY_SECONDS = 10.0
-"""A writer waits this long for another; less than the operations guide's busy_timeout (30 s), so
-that a worker can stop; waiting work comes again."""
 
 _PARAMETERS_MAX = 500
 """Some builds of SQLite take no more than 999 in a statement."""
 
 _POSTGRES_LOCK = 0x636F6E74
 """Key of the advisory lock that serialises writers ("cont")."""
-
-REGISTRY_SETTING = "PIPELINE_PRODUCTS_DB"
-_OF_POSTGRES = re.compile(r"postgres(ql)?(\+psycopg)?://")
-_FORMS_OF_SETTING = "Use a file's path, sqlite:///PATH or postgresql://USER@HOST/DATABASE."
 
 _HERE = "."
 """Stands for the output folder in a path."""
@@ -85,8 +70,6 @@ _ALEMBIC_TABLE = Table(
     PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
 """As Alembic makes it."""
-
-_READ_ONLY = "registry_read_only"
 
 _PAUSE_SECONDS = 1.0
 _PATIENCE_SECONDS = 8.0
@@ -129,7 +112,7 @@ class Database:
         Tables are made if missing. Without `may_be_new`, a registry that the site of `output_dir`
         has had, and that is gone, raises `RegistryDamagedError`; see also `require_own_file`.
         """
-        self._engine = _engine(url)
+        self._engine = make_engine(url)
         self._url = url
         self.output_dir = None if output_dir is None else str(output_dir)
         if output_dir is not None and not self._is_postgres:
@@ -155,7 +138,7 @@ class Database:
     def reading(self) -> Iterator[Session]:
         """A transaction that sees one state and changes nothing."""
         self._require_file()
-        options = self._engine.execution_options(**{_READ_ONLY: True})
+        options = self._engine.execution_options(**{READ_ONLY: True})
         with self._naming_trouble(), Session(options) as session:
             yield session
 
@@ -208,7 +191,7 @@ class Database:
         """For a row of another version, or of somebody else, if there is one."""
         from absurd_contimg.registry.tables import METADATA  # noqa: PLC0415 - they import this
 
-        options = self._engine.execution_options(**{_READ_ONLY: True})
+        options = self._engine.execution_options(**{READ_ONLY: True})
         try:
             with options.connect() as connection:
                 row = unreadable_row(connection, METADATA)
@@ -252,7 +235,7 @@ class Database:
         """Whether the tables are there in the newest version; waits for no writer."""
         if not self._is_postgres and not Path(self._place).exists():
             return False  # to look would make the file
-        options = self._engine.execution_options(**{_READ_ONLY: True})
+        options = self._engine.execution_options(**{READ_ONLY: True})
         with options.connect() as connection:
             schema = POSTGRES_SCHEMA if self._is_postgres else None
             if not inspect(connection).has_table(_ALEMBIC_TABLE.name, schema=schema):
@@ -358,7 +341,7 @@ def exists(url: str, *, output_dir: Path | None = None) -> bool:
 
     True while its server is away: to open it says why.
     """
-    engine = _engine(url)
+    engine = make_engine(url)
     if engine.dialect.name == "postgresql":
         try:
             return _has_tables(engine, output_dir)
@@ -381,81 +364,3 @@ def _place(engine: Engine) -> str:
     url = engine.url
     is_file = engine.dialect.name != "postgresql"
     return str(url.database) if is_file else f"{url.host}/{url.database}"
-
-
-def _engine(url: str | Path) -> Engine:
-    if isinstance(url, str) and "://" not in url and not is_plain_path(url):
-        raise SettingError(
-            "The registry's setting is neither a plain path nor a known URL.", _FORMS_OF_SETTING
-        )
-    full_url = f"sqlite:///{url}" if isinstance(url, Path) or "://" not in url else url
-    try:
-        # The path of a file is taken as it is: it may hold ``?`` and ``%``.
-        scheme, _, path = full_url.partition(":///")
-        is_file = scheme == "sqlite"
-        if _OF_POSTGRES.match(full_url):
-            parsed = _server_url(full_url)
-        else:
-            parsed = URL.create(scheme, database=path) if is_file else make_url(full_url)
-        options: dict[str, Any] = {"poolclass": NullPool, "json_serializer": column_json}
-        if parsed.drivername.startswith("sqlite"):
-            if not parsed.database or parsed.database == ":memory:":
-                raise SettingError(
-                    f"Registry {mask(str(url))} is no file.", "Give the path of a file."
-                )
-            options["connect_args"] = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
-        engine = create_engine(parsed, **options)
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-        raise SettingError(
-            mask(f"Registry URL {str(url)!r} is not understood ({error})."),
-            _FORMS_OF_SETTING,
-        ) from error
-    if engine.dialect.name == "sqlite":
-        _begin_immediately(engine)
-        return engine
-    _open_our_sessions(engine, full_url)
-    return engine.execution_options(schema_translate_map={None: POSTGRES_SCHEMA})
-
-
-def _server_url(text: str) -> URL:
-    """What SQLAlchemy needs to know of a server, and messages name; libpq reads the text itself."""
-    from absurd_contimg.backends.postgres.connection_strings import place_of  # noqa: PLC0415 - slow
-
-    hosts, database = place_of(text, REGISTRY_SETTING)
-    return URL.create("postgresql+psycopg", host=hosts, database=database)
-
-
-def _begin_immediately(engine: Engine) -> None:
-    """Begin transactions here: the driver begins them late and not exclusively."""
-
-    @event.listens_for(engine, "connect")
-    def _connected(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-        # A commit is on the disk when it returns: a registered product stays registered.
-        connection.execute("pragma synchronous = full")
-        connection.execute("pragma foreign_keys = on")
-
-    @event.listens_for(engine, "begin")
-    def _begun(connection: Any) -> None:
-        read_only = connection.get_execution_options().get(_READ_ONLY, False)
-        connection.exec_driver_sql("begin" if read_only else "begin immediate")
-
-
-def _open_our_sessions(engine: Engine, url: str) -> None:
-    """Connect as everything else does that uses Postgres: several hosts, and services, too."""
-    from absurd_contimg.backends.postgres.sessions import (  # noqa: PLC0415 - slow
-        Session as PostgresSession,
-    )
-    from absurd_contimg.backends.postgres.sessions import transaction_settings  # noqa: PLC0415
-
-    @event.listens_for(engine, "do_connect")
-    def _connect(_dialect: Any, _record: Any, _arguments: Any, options: Any) -> PostgresSession:
-        return PostgresSession.connect(url, context=options["context"])  # which writes its JSON
-
-    @event.listens_for(engine, "begin")
-    def _begun(connection: Any) -> None:
-        session: PostgresSession = connection.connection.driver_connection
-        if session.pooled:
-            for statement in transaction_settings(session.info):
-                session.execute(statement)
-        session.execute(f"set local lock_timeout = '{_BUSY_SECONDS * 1000:.0f}ms'".encode())

@@ -37,7 +37,7 @@ from absurd_contimg.errors import RegistryUnconfirmedError
 from absurd_contimg.operations.maintenance import backup
 from absurd_contimg.operations.maintenance.backup import make_backup, restore_backup
 from absurd_contimg.operations.maintenance.vacuum import vacuum_postgres
-from absurd_contimg.registry import database
+from absurd_contimg.registry import database, engines
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
@@ -226,7 +226,7 @@ def test_who_waits_for_the_lock_of_such_a_commit_names_the_cause(
     server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It named a lock that nobody can end."""
-    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(engines, "BUSY_SECONDS", 0.5)
     with (
         closing(Database(server_url)) as registry,
         standby_gone(server_url),

@@ -33,7 +33,8 @@ from absurd_contimg.products.site_file import (
     read_site_file,
     replace_site_file,
 )
-from absurd_contimg.registry.database import REGISTRY_SETTING, Database, exists
+from absurd_contimg.registry.database import Database, exists
+from absurd_contimg.registry.engines import REGISTRY_SETTING
 from absurd_contimg.registry.queue_sites import enter_site, serves_site, site_of_queue
 from absurd_contimg.settings import Settings
 
