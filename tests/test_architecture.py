@@ -57,6 +57,14 @@ def test_the_tree_of_products_in_the_guide_has_the_folders_of_the_stages() -> No
     }
 
 
+def test_no_module_is_longer_than_the_rule_says() -> None:
+    rules = (ROOT / "CONTRIBUTING.md").read_text()
+    lines_max = int(re.findall(r"one subject and at most (\d+) lines", rules)[0])
+    modules = list((ROOT / "src").rglob("*.py"))
+    assert modules
+    assert [path for path in modules if len(path.read_text().splitlines()) > lines_max] == []
+
+
 def test_every_layer_of_the_contract_is_a_package() -> None:
     """Each package and module at the top is in the contract, so that none escapes it."""
     top = ROOT / "src" / "absurd_contimg"
