@@ -38,12 +38,12 @@ class CallBounds:
 
     async def __call__(self, call: Callable[[], Awaitable[_T]], calls: int = 1) -> _T:
         """Raise `BackendUnavailable` if so many calls take too long, or soon after `stop`."""
-        self._loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         patience = min(_CALL_SECONDS, self._lease_seconds / 3) * 2 ** min(self.unanswered, 16)
         seconds = calls * min(patience, self._lease_seconds / 2)
         try:
             seconds = min(seconds, _STOP_SECONDS) if self._stopping else seconds
-            self._timeout = asyncio.timeout(seconds)
+            self._timeout = asyncio.timeout_at(loop.time() + seconds)
             return await wait_under(self._timeout, call)
         except TimeoutError as error:
             raise BackendUnavailable("The database did not answer in time.") from error

@@ -148,8 +148,8 @@ class Lease:
         refused_since: float | None = None
         problem: Exception | None = None
         bound = self.attempt_seconds
-        while (now := clock()) < self.deadline:
-            attempt = asyncio.timeout_at(min(self.deadline, now + bound))
+        while (now := clock()) < (deadline := self.deadline):
+            attempt = asyncio.timeout_at(min(deadline, now + bound))
             try:
                 answer = await wait_under(attempt, call)
             except TimeoutError as error:

@@ -142,7 +142,7 @@ def _require_readable_text(text: str, value: object) -> None:
     if len(text) > JSON_STORED_BYTES_MAX:
         size, limit = len(text) / 2**20, JSON_STORED_BYTES_MAX // 2**20
         problem = f"it has {size:.1f} MB, at most {limit} MB are stored"
-    elif _LONG_NUMBER.search(text) and isinstance(answer := read_json(text), Unreadable):
+    elif _has_long_number(text) and isinstance(answer := read_json(text), Unreadable):
         problem = answer.unreadable
     elif _is_too_deep(text, value):
         problem = _TOO_DEEP
@@ -173,25 +173,27 @@ def _is_too_deep(text: str, value: object) -> bool:
 
 def depth_of(value: object) -> int:
     """The levels of lists and objects, counted no further than just past the limit."""
-    depth, level = 0, _containers([value])
-    while level and depth <= JSON_DEPTH_MAX:
-        depth += 1
-        level = _containers(_members(level))
-    return depth
-
-
-def _members(containers: list[Any]) -> list[Any]:
-    inner = [each if isinstance(each, list | tuple) else each.values() for each in containers]
-    return [item for each in inner for item in each]
-
-
-def _containers(values: list[Any]) -> list[Any]:
-    """Those of the values that have members; `Mapping` last, as asking for it takes long."""
-    return [
-        value
-        for value in values
-        if type(value) not in _SCALARS and isinstance(value, dict | list | tuple | Mapping)
-    ]
+    level = [value]
+    for depth in range(JSON_DEPTH_MAX + 1):
+        members: list[object] = []
+        is_last = True
+        for each in level:
+            kind = type(each)
+            if kind in _SCALARS:
+                continue
+            if kind is dict:
+                members += each.values()  # type: ignore[attr-defined]
+            elif isinstance(each, list | tuple):
+                members += each
+            elif isinstance(each, Mapping):  # last, as asking for it takes long
+                members += each.values()
+            else:
+                continue
+            is_last = False
+        if is_last:
+            return depth
+        level = members
+    return JSON_DEPTH_MAX + 1
 
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})

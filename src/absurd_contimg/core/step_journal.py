@@ -178,6 +178,8 @@ class StepRecord:
         saved = checkpoints.get(START_PREFIX + step)
         fields = cast(Mapping[str, Any], saved) if isinstance(saved, Mapping) else {}
         waits = fields.get("waits", checkpoints.get(_OLD_WAITS_PREFIX + step))
+        if not fields and not waits:
+            return cls(step)
         try:
             noted = map(StartRecord.from_json, fields.get("starts") or ())
             starts = tuple(each.with_loss(checkpoints.get(each.loss_of(step))) for each in noted)
@@ -231,7 +233,7 @@ class StepRecord:
         """With one more start, under the fallbacks that are due."""
         number = 1 + max((start.number for start in self.starts), default=0)
         start = StartRecord(number, attempt, run_id, worker, now, fallbacks=self.fallbacks)
-        return replace(self, starts=(*self.starts, start))
+        return StepRecord(self.step, (*self.starts, start), self.waits, self.outside)
 
     def ended(
         self, outcome: StepOutcome, fallback: str | None = None, ended_at: datetime | None = None

@@ -167,8 +167,11 @@ class Worker:
             while not self._stopping.is_set():
                 if self.due_signal is not None:
                     self.due_signal.before_claim()
-                with self.activity.claiming():
+                self.activity.claim_begins()
+                try:
                     claimed = await self._claim(until_idle)
+                finally:
+                    self.activity.claim_ends()
                 self.runs_begun += len(claimed)
                 for task in claimed:
                     run = asyncio.create_task(
@@ -404,7 +407,8 @@ class Worker:
             self._lost.add(claimed, ctx, refusal)
             why = reason_of(refusal)
             _log.error("run %s: its failure could not be recorded: %s", claimed.run_id, why)
-        else:
+            return
+        if _log.isEnabledFor(logging.WARNING):  # the line of the handler takes a millisecond
             verdict, step = decision.verdict, ctx.current_step and f", step {ctx.current_step}"
             outcome = (decision.action, verdict.kind.value, verdict.rule_id)
             run = (claimed.task_name, claimed.run_id, step or "")

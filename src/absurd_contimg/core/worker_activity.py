@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
@@ -30,15 +28,14 @@ class WorkerActivity:
     claiming_since: float | None = None
     """When the claim began that goes on; None between claims."""
 
-    @contextmanager
-    def claiming(self) -> Iterator[None]:
-        """Around each claim."""
+    def claim_begins(self) -> None:
+        """Called before each claim."""
         self.claiming_since = asyncio.get_running_loop().time()
-        try:
-            yield
-        finally:
-            self.claiming_since = None
-            self.claims_tried += 1
+
+    def claim_ends(self) -> None:
+        """Called after each claim, whatever came of it."""
+        self.claiming_since = None
+        self.claims_tried += 1
 
     def is_stuck(self, seconds: float) -> bool:
         """Whether a claim, or a run whose lease is over, goes on for more than `seconds`.

@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,8 @@ class Manifest:
             raise ValueError(f"it has more than {JSON_DEPTH_MAX} levels")
         values = {name: value for name, value in data.items() if name != "schema"}
         try:
-            values["files"] = tuple(FileEntry(**entry) for entry in values["files"])
-            values["inputs"] = tuple(InputEntry(**entry) for entry in values["inputs"])
+            values["files"] = tuple([FileEntry(**entry) for entry in values["files"]])
+            values["inputs"] = tuple([InputEntry(**entry) for entry in values["inputs"]])
             earlier_key = values.pop("escalations", ())
             values["fallbacks"] = tuple(values.get("fallbacks", earlier_key))
             manifest = cls(**values)
@@ -172,9 +173,11 @@ def _check_types(record: Manifest | FileEntry | InputEntry) -> None:
 
 def _fits(manifest: Manifest) -> bool:
     """Whether `_check_types` has nothing against it, its files and inputs: one look at all."""
-    texts = [getattr(manifest, name) for name in _TEXTS]
-    texts += [text for each in manifest.files for text in (each.path, each.digest)]
-    texts += [text for each in manifest.inputs for text in (each.path, each.kind, each.digest)]
+    texts = list(_texts_of(manifest))
+    for file in manifest.files:
+        texts += file.path, file.digest
+    for entry in manifest.inputs:
+        texts += entry.path, entry.kind, entry.digest
     try:
         text = "".join(texts)
         text.encode()
@@ -184,8 +187,9 @@ def _fits(manifest: Manifest) -> bool:
     mappings = (manifest.parameters, manifest.outputs, manifest.software)
     return (
         "\0" not in text
-        and all(type(number) is int and number >= 0 for number in numbers)
-        and all(isinstance(each, dict) for each in mappings)
+        and {int}.issuperset(map(type, numbers))
+        and min(numbers) >= 0
+        and {dict}.issuperset(map(type, mappings))
         and isinstance(manifest.fallbacks, tuple)
     )
 
@@ -217,7 +221,7 @@ _FIELDS = {
 """By class, each field with its type and its check."""
 _NESTED = ("parameters", "outputs", "software", "fallbacks", "escalations")
 """The fields that may hold anything; no other one has members of members."""
-_TEXTS = tuple(name for name, kind, _ in _FIELDS[Manifest] if kind == "str")
+_texts_of = attrgetter(*(name for name, kind, _ in _FIELDS[Manifest] if kind == "str"))
 
 
 def relocated(value: Json, old: str, new: str) -> Json:

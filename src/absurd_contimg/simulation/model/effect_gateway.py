@@ -214,9 +214,11 @@ def _proxy_call(name: str) -> Callable[..., Awaitable[Any]]:
     async def call(self: BackendProxy, *args: Any, **options: Any) -> Any:
         gateway = self.gateway
         method = getattr(self.inner, name)
-        if gateway.observe is None and gateway.server.quiet:
+        if gateway.observe is None:
             gateway.process.check_alive()
-            return await method(*args, **options)
+            if gateway.server.quiet:
+                return await method(*args, **options)
+            return await gateway._over_network(method, name, *args, **options)
         effect = plain._replace(subject=repr(args[place])) if place < len(args) else plain
         return await gateway.perform(effect, gateway.call, method, name, *args, **options)
 

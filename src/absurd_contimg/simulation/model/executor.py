@@ -8,7 +8,7 @@ end, or before, it fails as the failure table says. `StageWatch` observes how mu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -103,15 +103,15 @@ class SimulatedStage(PipelineStage):
         return {name: {"path": path} for name in sorted(self.provides)}
 
 
-def _paths_in(value: Json) -> Iterator[str]:
+def _paths_in(value: Json) -> list[str]:
     """The files and products in an input or an output; other texts are no absolute paths."""
-    if isinstance(value, str) and value.startswith("/"):
-        yield value
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _paths_in(part)
-    elif isinstance(value, Mapping):
-        yield from _paths_in(value.get("path", value.get("image")))
+    if isinstance(value, str):
+        return [value] if value.startswith("/") else []
+    if isinstance(value, list | tuple):
+        return [path for part in value for path in _paths_in(part)]
+    if isinstance(value, Mapping):
+        return _paths_in(value.get("path", value.get("image")))
+    return []
 
 
 def simulated(stage: PipelineStage) -> type[SimulatedStage]:

@@ -83,13 +83,15 @@ class SimulatedFiles(FileSystem):
         """As the port says, for patterns of names without ``**``."""
         paths = [str(folder)]
         for part in pattern.split("/"):
-            paths = [f"{path}/{name}" for path in paths for name in self._names(path, part)]
+            if "*" in part:
+                paths = [f"{path}/{name}" for path in paths for name in self._names(path, part)]
+            else:
+                folders = self._disk.folders
+                paths = [f"{path}/{part}" for path in paths if part in folders.get(path, ())]
         return [path_of(path) for path in sorted(paths)]
 
     def _names(self, folder: str, pattern: str) -> Iterable[str]:
         names = self._disk.folders.get(folder, {})
-        if "*" not in pattern:
-            return (pattern,) if pattern in names else ()
         return names if pattern == "*" else fnmatch.filter(names, pattern)
 
     @override

@@ -61,8 +61,9 @@ class KeptPath(PosixPath):
 
 @lru_cache(maxsize=4096)
 def path_of(text: str) -> Path:
-    """The same path for the same text."""
-    return KeptPath(text)
+    """The same path for the same text; only the first of a folder is parsed."""
+    folder, _, name = text.rpartition("/")
+    return path_of(folder) / name if folder else KeptPath(text)
 
 
 class _SimulatedConfig(PipelineConfig):

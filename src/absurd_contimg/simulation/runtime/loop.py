@@ -246,7 +246,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         return handle
 
     def _later(self, delay: float, *call: Any, context: Context | None = None) -> Any:
-        """asyncio's `call_later`."""
+        """asyncio's `call_later`; a dead process' timer never fires."""
         env = self._env
         now = env._now
         timer = _make(QuickHandle)
@@ -262,17 +262,16 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _at(self, when: float, *call: Any, context: Context | None = None) -> Any:
         """asyncio's `call_at`."""
-        return self._timer(max(self.world_time(when), self._env._now), call, context)
-
-    def _timer(self, when: float, call: tuple[Any, ...], context: Context | None) -> Any:
-        """A dead process' timer never fires."""
+        env = self._env
+        now = env._now
+        when = (when - self._ahead_seconds) / self._rate
         timer = _make(QuickHandle)
-        timer._when = when
         timer._args = call
         timer._loop = self
+        timer._when = when = when if when > now else now
         timer._context = copy_context() if context is None else context
         if not self.dead:
-            heappush(self._env._queue, (when, NORMAL, next(self._env._eid), timer))
+            heappush(env._queue, (when, NORMAL, next(env._eid), timer))
         return timer
 
     call_soon: Any = _soon
