@@ -159,7 +159,7 @@ def _passwords(connection: str) -> Iterator[str]:
     user, colon, password = rest.rpartition("@")[0].partition(":")
     if colon and password != user and not connection.startswith("sqlite:"):
         yield from (password, unquote(password), unquote_plus(password))
-        yield from re.split(r"[#/?@:%\s]", password)
+        yield from (p for p in re.split(r"[#/?@:%\s]", password) if p not in _NO_SECRETS)
     for text in dict.fromkeys((connection, unquote(connection))):
         for _, value in _PARAMETER.findall(text):
             plain = re.sub(r"\\(.)", r"\1", value.strip("'"))

@@ -155,10 +155,13 @@ def _check_numbers(values: Mapping[str, Any], origins: Mapping[str, str]) -> Non
             )
 
 
+_REGISTRY_URL = re.compile(r"sqlite(\+\w+)?:///|postgres(ql)?(\+\w+)?://")
+
+
 def _check_registry(text: str) -> None:
     """Refuse a misspelt URL: it would be made as a file whose name holds a password."""
     remember_registry(text)
-    if text and "://" not in text and not is_plain_path(text):
+    if text and not (_REGISTRY_URL.match(text) or is_plain_path(text)):
         raise SettingError(
             "PIPELINE_PRODUCTS_DB is neither a plain path nor a known URL (its text may hold a "
             "password and is not shown).",

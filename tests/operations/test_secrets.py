@@ -194,6 +194,16 @@ def test_what_is_no_setting_of_a_database_is_masked_whole(
     assert secrets.mask(f'missing "=" after "{text}"') == 'missing "=" after "***"'
 
 
+def test_the_words_of_a_url_in_quotation_marks_are_no_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``postgres`` was masked in every message that was to help."""
+    monkeypatch.setattr(secrets, "_known", set())
+    secrets.remember_database(f'"postgresql://postgres:{PASSWORD}@h/x"')
+    masked = secrets.mask(f"write postgresql://postgres@HOST, not {PASSWORD}")
+    assert masked == "write postgresql://postgres@HOST, not ***"
+
+
 @pytest.mark.parametrize(
     "text",
     ["w8@131573d9", "h17:1@7b6b5bc4", "2025-01-14T23:35:00", "/data/2025-01-14T23:35:00/a@1/x.ms",

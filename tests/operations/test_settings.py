@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from absurd_contimg import secrets
 from absurd_contimg import settings as settings_module
 from absurd_contimg.config.meanings import setting_meanings
 from absurd_contimg.config.variables import VARIABLES
@@ -85,15 +86,34 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ),
         ({}, ["imaging.niter"], ["'imaging.niter' is no setting"]),
         ({"PIPELINE_CONFIG": "/nowhere/contimg.toml"}, [], ["/nowhere/contimg.toml", "No such"]),
+        ({"PIPELINE_OUTPUT_DIR": "'/data/out'"}, [], ["_DIR has quotation marks round its value"]),
+        (
+            {"ABSURD_DATABASE_URL": '"postgresql://postgres:s3cret@h/x"'},
+            [],
+            ["The environment variable ABSURD_DATABASE_URL has quotation marks", "docker's"],
+        ),
+        ({"PIPELINE_OUTPUT_DIR": "~/x"}, [], ["PIPELINE_OUTPUT_DIR begins with ~, which", "./~"]),
+        ({"PIPELINE_STATE_DIR": "${HOME}/x"}, [], ["begins with $", "only a shell knows"]),
+        (
+            {"PIPELINE_PRODUCTS_DB": "postgres//postgres:s3cret@h/x"},
+            [],
+            ["PIPELINE_PRODUCTS_DB is neither a plain path nor a known URL"],
+        ),
+        ({"PIPELINE_PRODUCTS_DB": "mysql://h/x"}, [], ["neither a plain path nor a known URL"]),
     ],
 )
 def test_wrong_setting_is_refused_by_name(
-    environment: dict[str, str], assignments: list[str], expected: list[str]
+    environment: dict[str, str],
+    assignments: list[str],
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(secrets, "_known", set())
     with pytest.raises(SettingError) as caught:
         load_settings({}, assignments, environment)
     for text in expected:
         assert text in str(caught.value)
+    assert "s3cret" not in str(caught.value)
 
 
 WRONG = (

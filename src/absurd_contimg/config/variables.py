@@ -6,6 +6,7 @@ system ignored misspelt variables and ran for months without settings that its o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +193,8 @@ def from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], di
             hint = did_you_mean(name, VARIABLES, "contimg settings lists all.")
             hint = REPLACED_VARIABLES.get(name, hint)
             raise SettingError(f"The environment variable {name} is unknown.", hint)
+        if not variable.secret:
+            _check_expanded(name, text)
         try:
             settings[variable.setting] = variable.parse(text)
         except ValueError as error:
@@ -201,3 +204,18 @@ def from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], di
             ) from error
         origins[variable.setting] = f"environment variable {name}"
     return settings, origins
+
+
+def _check_expanded(name: str, text: str) -> None:
+    """Refuse what a shell would have replaced: it would be a part of a name or of a path."""
+    if text[0] in "'\"" and text[-1] == text[0]:
+        raise SettingError(
+            f"The environment variable {name} has quotation marks round its value.",
+            "Write it without them: docker's --env-file, for one, takes them as a part of it.",
+        )
+    if re.match(r"~(/|$)|\$\{?\w", text):
+        raise SettingError(
+            f"The environment variable {name} begins with {text[0]}, which nothing has replaced.",
+            "Write the whole value: only a shell knows ~ and $NAME. A folder that is called so is "
+            f"./{text[0]}...",
+        )
