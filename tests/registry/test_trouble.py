@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -20,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from small_disk import mounted
 from sqlalchemy import update
 
-from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.backends.postgres import EmbeddedPostgres, sessions
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.failures import FailureKind
 from absurd_contimg.errors import AwayError, RegistryAwayError
@@ -226,6 +227,32 @@ def test_server_that_is_away_makes_work_wait(
             write(registry)
         server.start()
         write(registry)
+
+
+def test_session_that_ends_before_its_transaction_begins_makes_work_wait(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its error was psycopg's own: it ended workers, and cost tasks an attempt.
+
+    SQLAlchemy logged a traceback of the rollback, too.
+    """
+    registry = Registry(database_url)
+    connect = sessions.Session.connect
+
+    def connect_and_end(url: str, **options: Any) -> sessions.Session:
+        session = connect(url, **options)
+        with psycopg.connect(database_url) as other:
+            number = session.info.backend_pid
+            assert other.execute("select pg_terminate_backend(%s, 5000)", (number,)).fetchone()
+        return session
+
+    monkeypatch.setattr(sessions.Session, "connect", connect_and_end)
+    for use in (write, lambda registry: registry.groups()):
+        with pytest.raises(RegistryAwayError, match="terminating connection") as caught:
+            use(registry)
+        verdict = CLASSIFIER.classify(Evidence.of(caught.value))
+        assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "registry-away")
+    assert caplog.records == []
 
 
 @contextlib.contextmanager

@@ -98,8 +98,9 @@ def _open_our_sessions(engine: Engine, url: str) -> None:
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Any) -> None:
+        # Through SQLAlchemy, which wraps its errors and gives up a connection that is lost.
         session: PostgresSession = connection.connection.driver_connection
-        if session.pooled:
-            for statement in transaction_settings(session.info):
-                session.execute(statement)
-        session.execute(f"set local lock_timeout = '{BUSY_SECONDS * 1000:.0f}ms'".encode())
+        settings = transaction_settings(session.info) if session.pooled else ()
+        lock_timeout = f"set local lock_timeout = '{BUSY_SECONDS * 1000:.0f}ms'"
+        for statement in (*(each.decode() for each in settings), lock_timeout):
+            connection.exec_driver_sql(statement).close()
