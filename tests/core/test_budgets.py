@@ -16,7 +16,7 @@ from search_extent import examples
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.errors import RunReleased
+from absurd_contimg.core.errors import BackendUnavailable, RunReleased
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.failures import RetryHook
 from absurd_contimg.core.records import History
@@ -24,6 +24,7 @@ from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.step_order_check import STEPS_CHANGED
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.errors import RegistryAwayError
 
 QUEUE = "dsa110-pipeline"
 POLICY = RetryPolicy(backoff_first_seconds=0.0, resource_wait_seconds=0.0, resource_waits_max=6)
@@ -216,6 +217,20 @@ async def test_listener_that_raises_anything_changes_nothing(backend: Backend) -
 
         history = await story(backend, fail_strangely, on_failure=listen)
         assert [run.state for run in history.runs] == ["failed", "failed"], error
+
+
+@pytest.mark.parametrize("error", [BackendUnavailable("away"), RegistryAwayError("r", "away", "")])
+async def test_listener_whose_database_is_away_leaves_no_traceback(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def listen(*_: Any) -> None:
+        raise error
+
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue(QUEUE)
+    await story(backend, fail_strangely, on_failure=listen)
+    records = [each for each in caplog.records if "noted elsewhere: away" in each.getMessage()]
+    assert [each.exc_info for each in records] == [None]
 
 
 async def fail_strangely(params: Any, ctx: TaskContext) -> None:

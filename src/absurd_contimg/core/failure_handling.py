@@ -26,7 +26,13 @@ from absurd_contimg.core.errors import (
     RunAlreadyFailed,
     ValueRefused,
 )
-from absurd_contimg.core.evidence import Evidence, UnrecordableError, message_of, text_of
+from absurd_contimg.core.evidence import (
+    Evidence,
+    UnrecordableError,
+    message_of,
+    reason_of,
+    text_of,
+)
 from absurd_contimg.core.failures import (
     DECIDED_AT,
     ChildTaskFailed,
@@ -45,6 +51,7 @@ from absurd_contimg.core.refusals import meaning_of
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.run_session import run_state
 from absurd_contimg.core.step_journal import StepOutcome
+from absurd_contimg.errors import AwayError
 
 _log = logging.getLogger(__name__)
 
@@ -172,7 +179,11 @@ class FailureHandler:
             is_cancelled = issubclass(type(error), asyncio.CancelledError)  # its class may raise
             if is_cancelled and run is not None and run.cancelling():
                 raise
-            _log.exception("run %s: its failure could not be noted elsewhere", claimed.run_id)
+            text = f"run {claimed.run_id}: its failure could not be noted elsewhere"
+            if issubclass(type(error), (BackendError, AwayError, TimeoutError)):  # no defect
+                _log.error("%s: %s", text, reason_of(error))
+            else:
+                _log.exception("%s", text)
 
     def _judge(self, evidence: Evidence) -> Verdict:
         """The verdict of the user's hook if it has one, else of the table."""
