@@ -64,6 +64,10 @@ def why_it_stays(path: Path, error: OSError) -> str:
             f"{cause} Its file system cannot move this folder, as an overlay (a container's own "
             "disk) those of its image. Copy the output folder to a volume, and use it there."
         )
+    if error.errno == errno.EBUSY:
+        place = error.filename or path
+        reason = f"{path} stays: {error.strerror}: {place}"
+        return f"{reason}. Look with: findmnt {place}; lsof +D {place}"
     return f"{cause} Look at its disk."
 
 

@@ -13,8 +13,9 @@ import json
 import os
 import shutil
 import stat
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,13 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 class ForeignFolderError(SettingError):
     """A folder is not this product's, so it is neither used nor removed."""
+
+
+class MountPointError(OSError):
+    """Something is mounted at a path: nothing behind it is removed. `filename` is the path."""
+
+    def __init__(self, point: Path) -> None:
+        super().__init__(errno.EBUSY, "Something is mounted here", str(point))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,25 +149,48 @@ def remove_tree(folder: Path, mark: Mark) -> None:
     """Remove a folder that carries the mark, or a path inside such a folder.
 
     It may be absent. The mark goes last, so that an interrupted removal can be repeated. Raises
-    `ForeignFolderError` if the nearest mark is another one, or there is none.
+    `ForeignFolderError` if the nearest mark is another one, or there is none. What cannot be
+    removed stays with the folders that it lies in, all else goes, and the `OSError` of the first of
+    it is raised: `MountPointError` if nothing but mount points is left.
     """
     folder = folder.absolute()
     if not os.path.lexists(folder):
         return
-    if not _lies_under(mark, folder) or _holds_mount(folder):
+    marked = _marked_above(folder, mark)
+    if marked is None:
         raise _foreign(folder, mark)
+    for point in mount_points(marked):
+        if point == folder or (point != marked and folder.is_relative_to(point)):
+            raise MountPointError(point)
     # A killed process can still create one last file while its folder is removed.
     for pause_seconds in (*_REMOVAL_PAUSES_SECONDS, None):
         if not os.path.lexists(folder):
             return
+        points = mount_points(folder)
         try:
-            _raise_deep_folders(folder)
-            _remove(folder)
+            _remove(folder, points)
+        except MountPointError:
+            raise
         except OSError:
             if pause_seconds is None:
                 raise
-            _make_folders_writable(folder)
+            _make_folders_writable(folder, points)
             time.sleep(pause_seconds)
+
+
+def mount_points(folder: Path) -> list[Path]:
+    """The mount points at or below a folder, as paths that begin with it."""
+    lines = _MOUNTS.read_bytes().splitlines()
+    points = (line.split()[4].decode("unicode_escape").encode("latin-1") for line in lines)
+    real = folder.resolve()
+    paths = (Path(os.fsdecode(point)) for point in points)
+    return [folder / path.relative_to(real) for path in paths if path.is_relative_to(real)]
+
+
+def require_not_mounted(folder: Path) -> None:
+    """Raise `MountPointError` if the folder itself is a mount point."""
+    if folder in mount_points(folder):
+        raise MountPointError(folder)
 
 
 def _raise_deep_folders(folder: Path) -> None:
@@ -190,13 +221,21 @@ def _raise_below(folder: int, top: int, levels: int) -> int:
     return moved
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Path, points: Sequence[Path]) -> None:
+    """Remove all but mount points and what the system refuses; raises for the first such thing."""
     own_mark = read_mark(folder)
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        elif entry.name != MARK_NAME:
-            os.unlink(entry.path)
+    with os.scandir(folder) as entries:
+        listed = [
+            each for each in entries if each.name != MARK_NAME or each.is_dir(follow_symlinks=False)
+        ]
+    refusals: list[OSError] = []
+    for entry in listed:
+        try:
+            _remove_entry(entry, points)
+        except OSError as error:
+            refusals.append(error)
+    if refusals:
+        raise next((each for each in refusals if not _is_mount(each)), refusals[0])
     with suppress(FileNotFoundError):
         os.unlink(folder / MARK_NAME)
     try:
@@ -207,23 +246,58 @@ def _remove(folder: Path) -> None:
         raise
 
 
-def _lies_under(mark: Mark, folder: Path) -> bool:
-    """Whether the nearest marked folder at or above a folder has this mark.
+def _is_mount(error: OSError) -> bool:
+    return isinstance(error, MountPointError)
+
+
+def _remove_entry(entry: os.DirEntry[str], points: Sequence[Path]) -> None:
+    path = Path(entry.path)
+    if path in points:
+        raise MountPointError(path)
+    if not entry.is_dir(follow_symlinks=False):
+        os.unlink(path)
+    elif any(point.is_relative_to(path) for point in points):
+        _remove(path, points)
+    else:
+        _raise_deep_folders(path)
+        _remove_all(path)
+
+
+def _remove_all(folder: Path) -> None:
+    """Remove a folder without mount points; raises for the first thing that cannot be removed."""
+    refusals: list[OSError] = []
+
+    def note(_function: object, path: str, error: BaseException) -> None:
+        if not isinstance(error, OSError):
+            raise error
+        error.filename = path  # Python before 3.13 has the name alone
+        refusals.append(error)
+
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(folder, onexc=note)
+    else:
+        shutil.rmtree(folder, onerror=lambda function, path, info: note(function, path, info[1]))
+    if refusals:
+        raise refusals[0]
+
+
+def _marked_above(folder: Path, mark: Mark) -> Path | None:
+    """The nearest marked folder at or above a folder, if it has this mark.
 
     No component up to there may be a symbolic link or ``..``.
     """
     for parent in (folder, *folder.parents):
         if parent.name in ("", "..") or _is_link(parent):
-            return False
+            return None
         if (nearest := read_mark(parent)) is not None:
-            return nearest == mark
-    return False
+            return parent if nearest == mark else None
+    return None
 
 
 def _foreign(folder: Path, mark: Mark) -> ForeignFolderError:
     return ForeignFolderError(
         f"{folder} is not the {mark.kind} folder of {mark.owner!r}: it holds files but no "
-        f"{MARK_NAME} that says so, or is a link or a mount point. Nothing was removed.",
+        f"{MARK_NAME} that says so, or is a link. Nothing was removed.",
         "Give another folder or another name. If an earlier version left it and nothing in it is "
         "needed, remove it yourself.",
     )
@@ -240,16 +314,10 @@ def _is_empty(folder: Path) -> bool:
     return not names or (names == [MARK_NAME] and (folder / MARK_NAME).lstat().st_size == 0)
 
 
-def _holds_mount(folder: Path) -> bool:
-    """Whether the folder, or a folder in it, is a mount point."""
-    lines = _MOUNTS.read_bytes().splitlines()
-    points = (line.split()[4].decode("unicode_escape").encode("latin-1") for line in lines)
-    real = folder.resolve()
-    return any(Path(os.fsdecode(point)).is_relative_to(real) for point in points)
-
-
-def _make_folders_writable(folder: Path) -> None:
+def _make_folders_writable(folder: Path, points: Sequence[Path]) -> None:
     """A stage may have copied read-only folders into its scratch."""
-    for parent, _, _ in os.walk(folder):
-        with suppress(FileNotFoundError):  # another process removes the same folder
+    for parent, names, _ in os.walk(folder):
+        names[:] = [name for name in names if Path(parent, name) not in points]
+        # Another process removes the same folder, or it is another user's.
+        with suppress(FileNotFoundError, PermissionError):
             Path(parent).chmod(0o700)

@@ -36,6 +36,7 @@ from absurd_contimg.operations.maintenance.retention import (
     run_retention,
 )
 from absurd_contimg.operations.maintenance.site import require_recent_work
+from absurd_contimg.owned_folders import Mark, take_folder
 from absurd_contimg.products.removal import take_out, unfinished_removals
 from absurd_contimg.products.store import product_folders
 from absurd_contimg.registry import GroupStatus, Registry
@@ -284,6 +285,50 @@ def test_what_cannot_be_removed_stays_whole_and_all_else_goes(tmp_path: Path, pa
         assert len(run(site, 31).removed) == 1
         assert_in_accord(site)
         registry.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount where it looks")
+@pytest.mark.parametrize("place", ["product", "part"])
+def test_a_product_with_a_mount_stays_whole_and_all_else_goes(
+    site: tuple[Registry, Path], place: str
+) -> None:
+    """It was taken out and forgotten, and then the run of every night ended in a mistake."""
+    early, *others = plan_retention(site[0], CONFIG, NOTHING, after(31)).removed
+    point = early.folder / "mounted" if place == "part" else early.folder
+    before = sorted(early.folder.rglob("*"))
+    plan = plan_retention(site[0], CONFIG, NOTHING, after(31))
+    with mounted(point, 1):
+        report = run_retention(*site, plan, Needs, after(31))
+        assert list(report.removed) == others
+        if place == "part":
+            (text,) = report.refused
+            assert text.startswith(f"{early.folder} stays: ")
+            assert f"findmnt {point}" in text
+    (early.folder / "mounted").rmdir() if place == "part" else None
+    assert sorted(early.folder.rglob("*")) == before
+    assert len(run(site, 31).removed) == 1
+    assert_in_accord(site)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount where it looks")
+def test_what_lies_among_removed_products_and_cannot_go_is_named(
+    site: tuple[Registry, Path],
+) -> None:
+    """A mount in the rest of an interrupted run, and a folder of somebody else's."""
+    output_dir = site[1]
+    (output_dir / REMOVED / "a" / "disk").mkdir(parents=True)
+    (output_dir / REMOVED / "b").mkdir()
+    (output_dir / REMOVED / "b" / "thesis").touch()
+    take_folder(output_dir / REMOVED / "c", Mark("removed product", "c"))
+    count = len(plan_retention(site[0], CONFIG, NOTHING, after(31)).removed)
+    with mounted(output_dir / REMOVED / "c" / "disk", 1):
+        report = run(site, 31)
+        assert len(report.removed) == count
+        assert [text.partition(" ")[0] for text in report.refused] == [
+            str(output_dir / REMOVED / name) for name in "abc"
+        ]
+    assert len(run(site, 31).refused) == 2
+    assert not (output_dir / REMOVED / "c").exists()
 
 
 @contextmanager

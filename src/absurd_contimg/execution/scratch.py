@@ -19,7 +19,8 @@ from typing import Self
 from absurd_contimg.core.repeated_lines import RepeatedLines
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.execution.disk_usage import size_text
-from absurd_contimg.owned_folders import ForeignFolderError, Mark
+from absurd_contimg.file_owners import why_it_stays
+from absurd_contimg.owned_folders import ForeignFolderError, Mark, require_not_mounted
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.regular_files import read_json
 
@@ -49,11 +50,15 @@ class ScratchOwner:
         self._numbers = itertools.count()
         self._left: dict[Path, str] = {}
         """Folders of attempts that have ended, each with why it could not be removed."""
+        self._used: frozenset[Path] = frozenset()
+        """Folders that an earlier process of this name has left and that could not be removed."""
 
     def acquire(self, patience_seconds: float = 10.0) -> Self:
         """Take the lock, which a janitor may hold briefly; `ScratchInUseError` after a wait.
 
-        Raises `ForeignFolderError` if files of somebody else are in the folder.
+        What an earlier process has left and cannot be removed stays, with a warning, if the folder
+        can be used all the same. Raises `ForeignFolderError` if files of somebody else are in it,
+        and `OSError` if it cannot be used, as when something is mounted there.
         """
         give_up = time.monotonic() + patience_seconds
         files, path = self._files, _lock_path(self.scratch_dir, self.name)
@@ -68,21 +73,47 @@ class ScratchOwner:
             time.sleep(0.02)
             lock = files.try_lock(path)
         try:
-            _remove_left_over(self.folder, self._mark, files)
-            files.take_folder(self.folder, self._mark, _is_left_over)
-        except ForeignFolderError:
+            require_not_mounted(self.folder)
+            self._empty()
+            self._take_folder()
+        except (ForeignFolderError, OSError):
             files.unlock(lock)
             raise
         self._lock = lock
         return self
 
     def release(self) -> None:
-        """Remove the folder and free the lock."""
-        if self._lock is not None:
-            self._files.remove_tree(self.folder, self._mark)
+        """Remove the folder and free the lock; what cannot be removed is left to a janitor."""
+        if self._lock is None:
+            return
+        lock, self._lock = self._lock, None
+        try:
+            _remove_left_over(self.folder, self._mark, self._files)
             self._files.remove(_lock_path(self.scratch_dir, self.name))
-            self._files.unlock(self._lock)
-            self._lock = None
+        except (ForeignFolderError, OSError) as error:
+            _log.warning("left to a later worker: %s", _why_it_stays(self.folder, error))
+        finally:
+            self._files.unlock(lock)
+
+    def _take_folder(self) -> None:
+        require_not_mounted(self.folder)
+        self._files.take_folder(self.folder, self._mark, _is_left_over)
+
+    def _empty(self) -> None:
+        """Remove what an earlier process has left, or know what stays; raises if none can work."""
+        files = self._files
+        try:
+            _remove_left_over(self.folder, self._mark, files)
+        except OSError as error:
+            trial = self.folder / ".trial"
+            files.ensure_folder(trial)
+            files.remove_tree(trial, self._mark)
+            # No attempt has a hidden name: what has one is this process's to use again.
+            left = [each for each in files.matching(self.folder, "*") if each.name[0] != "."]
+            self._used = frozenset(left)
+            self._left.update(dict.fromkeys(left, ""))
+            text = _why_it_stays(self.folder, error)
+            _log.warning("this worker works beside what it cannot remove: %s", text)
 
     def __enter__(self) -> Self:
         return self.acquire()
@@ -94,9 +125,12 @@ class ScratchOwner:
         """A new path for the folder of one attempt; creates nothing."""
         if self._lock is None:
             raise RuntimeError(f"scratch owner {self.name!r} has not acquired its folder")
-        # Only this process writes here, and `acquire` has emptied it: a count is unique.
-        number = next(self._numbers)
-        return self.folder / safe_name(f"{run}-{stage}-{attempt}-{number}")
+        # Only this process writes here: beside what `acquire` has left, a count is unique.
+        while True:
+            number = next(self._numbers)
+            path = self.folder / safe_name(f"{run}-{stage}-{attempt}-{number}")
+            if path not in self._used:
+                return path
 
     def remove_path(self, path: Path) -> None:
         """Remove the folder of an attempt, and earlier ones that could not be removed.
@@ -105,18 +139,24 @@ class ScratchOwner:
         later call.
         """
         self._left[path] = ""
-        self.remove_left()
+        self._remove_each()
 
     def remove_left(self) -> str:
         """Remove what could not be removed before: its disk could only be read, say.
 
-        Returns one sentence on what still cannot, empty if nothing is left.
+        Returns one sentence on what still cannot, empty if nothing is left. Raises
+        `ForeignFolderError` or `OSError` while no stage can work in this process's folder: it was
+        replaced, or something is mounted there. One that was removed is made again.
         """
+        self._take_folder()
+        return self._remove_each()
+
+    def _remove_each(self) -> str:
         for path, known in list(self._left.items()):
             try:
                 self._files.remove_tree(path, self._mark)
-            except OSError as error:
-                reason = error.strerror or str(error)
+            except (ForeignFolderError, OSError) as error:
+                reason = _reason(path, error)
                 if reason != known:  # it is tried before each claim
                     _log.warning("%s cannot be removed yet and is tried again (%s)", path, reason)
                     self._left[path] = reason
@@ -129,7 +169,7 @@ class ScratchOwner:
         others = f" and {len(left) - 1} more in {self.folder}" if left[1:] else ""
         return (
             f"{path}{others} cannot be removed from scratch ({reason}): it is tried again before "
-            "each claim. Find out what keeps it: lsof +D, mount."
+            "each claim. Find out what keeps it: lsof +D, findmnt, lsattr."
         )
 
 
@@ -155,25 +195,28 @@ class Janitor:
     def sweep(self) -> list[RemovedFolder]:
         """Remove the folders of all dead owners; which, and how large they were.
 
-        A folder without the mark of its owner stays, and a warning names it, each hour at most.
+        What has not the mark of its owner or cannot be removed stays, and a warning names it, each
+        hour at most.
         """
         removed = []
         files = self._files
         for owner, path in _lock_files(self._scratch_dir, files):
-            lock = files.try_lock(path, create=False)
-            if lock is None:
-                continue  # its owner is alive, or another janitor removes it
             folder = self._scratch_dir / owner
             try:
-                size, existed = files.tree_size(folder), files.exists(folder)
-                _remove_left_over(folder, Mark(KIND, owner), files)
-                files.remove(path)
-            except (ForeignFolderError, PermissionError) as error:
+                lock = files.try_lock(path, create=False)
+                if lock is None:
+                    continue  # its owner is alive, or another janitor removes it
+                try:
+                    size, existed = files.tree_size(folder), files.exists(folder)
+                    _remove_left_over(folder, Mark(KIND, owner), files)
+                    files.remove(path)
+                finally:
+                    files.unlock(lock)
+            except (ForeignFolderError, OSError) as error:
                 # Workers sweep before each claim while space is short.
-                _log.log(_lines.level(str(folder), str(error), time.monotonic()), "%s", error)
+                text = _why_it_stays(folder, error)
+                _log.log(_lines.level(str(folder), text, time.monotonic()), "%s", text)
                 continue
-            finally:
-                files.unlock(lock)
             if existed:
                 removed.append(RemovedFolder(owner, folder, size))
         return removed
@@ -230,8 +273,20 @@ def _lock_files(scratch_dir: Path, files: FileSystem) -> Iterator[tuple[str, Pat
 def _remove_left_over(folder: Path, mark: Mark, files: FileSystem) -> None:
     """Remove what a dead owner has left; the caller holds the lock."""
     if files.exists(folder):
+        require_not_mounted(folder)
         files.take_folder(folder, mark, _is_left_over)
         files.remove_tree(folder, mark)
+
+
+def _why_it_stays(folder: Path, error: ForeignFolderError | OSError) -> str:
+    return why_it_stays(folder, error) if isinstance(error, OSError) else str(error)
+
+
+def _reason(path: Path, error: ForeignFolderError | OSError) -> str:
+    if isinstance(error, ForeignFolderError):
+        return error.problem
+    place = "" if error.filename in (None, str(path)) else f": {error.filename}"
+    return f"{error.strerror or error}{place}"
 
 
 def _is_left_over(folder: Path) -> bool:

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from absurd_contimg.config.retention import REMOVED
 from absurd_contimg.errors import BrokenProductError
-from absurd_contimg.file_owners import irremovable_part
-from absurd_contimg.owned_folders import Mark
+from absurd_contimg.file_owners import irremovable_part, why_it_stays
+from absurd_contimg.owned_folders import (
+    ForeignFolderError,
+    Mark,
+    MountPointError,
+    mount_points,
+)
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.store import link_above, load_committed
 
@@ -87,6 +93,8 @@ def take_out(
             f"{folder} lies behind the link {link}.",
             "Nothing was removed. Compare: contimg registry check.",
         )
+    if points := mount_points(folder):
+        raise MountPointError(points[0])
     if (part := irremovable_part(folder)) is not None:
         raise PermissionError(part[1], os.strerror(part[1]), str(part[0]))
     holding = output_dir / REMOVED / key
@@ -113,12 +121,12 @@ def take_out(
 
 
 def interrupted(
-    output_dir: Path, files: FileSystem = LOCAL, *, clear: bool = False
+    output_dir: Path, files: FileSystem = LOCAL, refused: list[str] | None = None
 ) -> Iterator[TakenOut]:
     """What a process has left that was killed while it removed products.
 
     A folder without a note is at its beginning, or at its end, when the registry has forgotten the
-    product: with `clear` it is removed.
+    product: given a list `refused` it is removed, or a sentence in the list says why it stays.
     """
     for holding in files.matching(output_dir / REMOVED, "*"):
         if not files.is_folder(holding):
@@ -127,9 +135,21 @@ def interrupted(
             note = files.read_json(holding / _NOTE)
             yield _taken_out(output_dir, holding, note)
         except (OSError, ValueError, TypeError, KeyError):
-            if clear:
-                files.take_folder(holding, _mark(holding.name), lambda _folder: False)
-                files.remove_tree(holding, _mark(holding.name))
+            if refused is not None:
+                with noting_refusals(holding, refused):
+                    files.take_folder(holding, _mark(holding.name), lambda _folder: False)
+                    files.remove_tree(holding, _mark(holding.name))
+
+
+@contextmanager
+def noting_refusals(folder: Path, refused: list[str]) -> Iterator[None]:
+    """Note in `refused` why a folder cannot be removed: a single one ends no run."""
+    try:
+        yield
+    except OSError as error:
+        refused.append(why_it_stays(folder, error))
+    except ForeignFolderError as error:
+        refused.append(str(error))
 
 
 def unfinished_removals(output_dir: Path, files: FileSystem = LOCAL) -> list[TakenOut]:

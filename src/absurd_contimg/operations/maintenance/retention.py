@@ -6,15 +6,14 @@ registry, so that nothing counts as missing afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from absurd_contimg.config.retention import REMOVED, RetentionConfig
 from absurd_contimg.errors import BrokenProductError
-from absurd_contimg.file_owners import why_it_stays
 from absurd_contimg.operations.maintenance.needs import Needs
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.mosaic_outputs import MosaicOutputs
@@ -28,7 +27,7 @@ from absurd_contimg.products.outputs import (
     ValidateOutputs,
     names,
 )
-from absurd_contimg.products.removal import TakenOut, interrupted, take_out
+from absurd_contimg.products.removal import TakenOut, interrupted, noting_refusals, take_out
 from absurd_contimg.products.store import link_above, why_not_removable
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.models import CaltableSetRow, ObservationGroup, Product
@@ -156,8 +155,8 @@ def run_retention(
     if lock is None:
         return RetentionReport((), (), 0)
     try:
-        left = list(interrupted(output_dir, files, clear=True))
         refused: list[str] = []
+        left = list(interrupted(output_dir, files, refused))
         finished = sum(_finish(registry, each, files, refused) for each in left)
         removed: list[OldProduct] = []
         kept: list[OldProduct] = list(plan.kept)
@@ -170,7 +169,7 @@ def run_retention(
             needs = read_needs_again()
             for product, out in taken:
                 if needs.reason(product.key, product.group_id, product.folder) is not None:
-                    with _naming_refusals(product.folder, refused):
+                    with noting_refusals(product.folder, refused):
                         out.put_back(files)
                 elif _finish(registry, out, files, refused):
                     removed.append(product)
@@ -206,7 +205,7 @@ def _take_out(
     taken = []
     for product in products:
         # Another run was faster, or it was made again.
-        with suppress(BrokenProductError), _naming_refusals(product.folder, refused):
+        with suppress(BrokenProductError), noting_refusals(product.folder, refused):
             out = take_out(
                 *(output_dir, product.folder, product.key),
                 size_bytes=product.size_bytes,
@@ -216,15 +215,6 @@ def _take_out(
             )
             taken.append((product, out))
     return taken
-
-
-@contextmanager
-def _naming_refusals(folder: Path, refused: list[str]) -> Iterator[None]:
-    """One product that cannot be removed ends no run."""
-    try:
-        yield
-    except OSError as error:
-        refused.append(why_it_stays(folder, error))
 
 
 def _finish(registry: Registry, out: TakenOut, files: FileSystem, refused: list[str]) -> bool:
@@ -243,7 +233,7 @@ def _finish(registry: Registry, out: TakenOut, files: FileSystem, refused: list[
             )
         )
     count = len(refused)
-    with _naming_refusals(out.holding, refused):
+    with noting_refusals(out.holding, refused):
         out.remove(files)
     return was_out and len(refused) == count
 

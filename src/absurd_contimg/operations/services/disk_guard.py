@@ -26,7 +26,7 @@ from absurd_contimg.execution.disk_usage import (
     size_text,
 )
 from absurd_contimg.file_owners import can_use, explain_refusal
-from absurd_contimg.owned_folders import make_private
+from absurd_contimg.owned_folders import ForeignFolderError, make_private
 from absurd_contimg.products.filesystem import LOCAL
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,9 @@ class DiskGuard:
     make_room: Callable[[], None] | None = None
     """Called below the warning mark, before the decision: dead workers leave files in scratch."""
     remove_left: Callable[[], str] | None = None
-    """Removes from scratch what could not be removed before; says what still cannot."""
+    """Removes from scratch what could not be removed before; says what still cannot.
+
+    `OSError` and `ForeignFolderError` say that this worker's part of scratch cannot be used."""
     host: str = ""
     """Where the worker runs: the state folder may be shared."""
     _lines: RepeatedLines = field(default_factory=RepeatedLines, init=False)
@@ -94,7 +96,16 @@ class DiskGuard:
         if not can_use(self.state_dir):
             refusal = explain_refusal(self.state_dir)
             return False, f"{self.state_dir} cannot be used: workers claim nothing. {refusal}"
-        left = "" if self.remove_left is None else self.remove_left()
+        try:
+            left = "" if self.remove_left is None else self.remove_left()
+        except OSError as error:
+            place = error.filename or "scratch"
+            return False, (
+                f"{place} cannot be used: this worker claims nothing until it is back "
+                f"({error.strerror}). Look with: findmnt {place}"
+            )
+        except ForeignFolderError as error:
+            return False, f"{error.problem} This worker claims nothing. {error.remedy}"
         return True, warning or left
 
     def _check_folder(self, folder: Path) -> tuple[bool, str]:
@@ -104,7 +115,7 @@ class DiskGuard:
         if self._is_below_warning(usage) and self.make_room is not None:
             try:
                 self.make_room()
-            except OSError as error:
+            except (OSError, ForeignFolderError) as error:
                 text = f"worker {self.worker_id}: cannot make room: {error}"
                 _log.log(self._lines.level("room", text, time.monotonic()), "%s", text)
             else:
