@@ -187,12 +187,6 @@ def mount_points(folder: Path) -> list[Path]:
     return [folder / path.relative_to(real) for path in paths if path.is_relative_to(real)]
 
 
-def require_not_mounted(folder: Path) -> None:
-    """Raise `MountPointError` if the folder itself is a mount point."""
-    if folder in mount_points(folder):
-        raise MountPointError(folder)
-
-
 def _raise_deep_folders(folder: Path) -> None:
     """Move folders from deep inside to the top: no removal goes through any number of levels."""
     top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -20,7 +20,7 @@ from absurd_contimg.core.repeated_lines import RepeatedLines
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.execution.disk_usage import size_text
 from absurd_contimg.file_owners import why_it_stays
-from absurd_contimg.owned_folders import ForeignFolderError, Mark, require_not_mounted
+from absurd_contimg.owned_folders import ForeignFolderError, Mark, MountPointError
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.regular_files import read_json
 
@@ -73,7 +73,7 @@ class ScratchOwner:
             time.sleep(0.02)
             lock = files.try_lock(path)
         try:
-            require_not_mounted(self.folder)
+            _require_not_mounted(self.folder, files)
             self._empty()
             self._take_folder()
         except (ForeignFolderError, OSError):
@@ -96,7 +96,7 @@ class ScratchOwner:
             self._files.unlock(lock)
 
     def _take_folder(self) -> None:
-        require_not_mounted(self.folder)
+        _require_not_mounted(self.folder, self._files)
         self._files.take_folder(self.folder, self._mark, _is_left_over)
 
     def _empty(self) -> None:
@@ -273,9 +273,14 @@ def _lock_files(scratch_dir: Path, files: FileSystem) -> Iterator[tuple[str, Pat
 def _remove_left_over(folder: Path, mark: Mark, files: FileSystem) -> None:
     """Remove what a dead owner has left; the caller holds the lock."""
     if files.exists(folder):
-        require_not_mounted(folder)
+        _require_not_mounted(folder, files)
         files.take_folder(folder, mark, _is_left_over)
         files.remove_tree(folder, mark)
+
+
+def _require_not_mounted(folder: Path, files: FileSystem) -> None:
+    if folder in files.mount_points(folder):
+        raise MountPointError(folder)
 
 
 def _why_it_stays(folder: Path, error: ForeignFolderError | OSError) -> str:

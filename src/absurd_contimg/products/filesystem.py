@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import SettingError
 from absurd_contimg.forked_children import close_lock, withhold_lock
-from absurd_contimg.owned_folders import MARK_NAME, Mark, remove_tree, take_folder
+from absurd_contimg.owned_folders import MARK_NAME, Mark, mount_points, remove_tree, take_folder
 from absurd_contimg.products.files import tracked_files
 from absurd_contimg.regular_files import UnsuitableFileError, read_json
 from absurd_contimg.whole_files import failures_of, flush
@@ -80,6 +80,9 @@ class FileSystem(Protocol):
 
     def remove_tree(self, folder: Path, mark: Mark) -> None:
         """As `owned_folders.remove_tree`; the folder may still be written to."""
+
+    def mount_points(self, folder: Path) -> list[Path]:
+        """As `owned_folders.mount_points`."""
 
     def flush(self, path: Path) -> None:
         """As `whole_files.flush`."""
@@ -177,6 +180,9 @@ class _LocalFileSystem:
 
     def remove_tree(self, folder: Path, mark: Mark) -> None:
         remove_tree(folder, mark)
+
+    def mount_points(self, folder: Path) -> list[Path]:
+        return mount_points(folder)
 
     def flush(self, path: Path) -> None:
         flush(path)

@@ -22,7 +22,6 @@ from absurd_contimg.owned_folders import (
     ForeignFolderError,
     Mark,
     MountPointError,
-    mount_points,
 )
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.store import link_above, load_committed
@@ -93,7 +92,7 @@ def take_out(
             f"{folder} lies behind the link {link}.",
             "Nothing was removed. Compare: contimg registry check.",
         )
-    if points := mount_points(folder):
+    if points := files.mount_points(folder):
         raise MountPointError(points[0])
     if (part := irremovable_part(folder)) is not None:
         raise PermissionError(part[1], os.strerror(part[1]), str(part[0]))

@@ -145,6 +145,11 @@ class SimulatedFiles(FileSystem):
             self._change(_REMOVE, self._disk.remove, str(folder))
 
     @override
+    def mount_points(self, folder: Path) -> list[Path]:
+        """Nothing is mounted in this world."""
+        return []
+
+    @override
     def flush(self, path: Path) -> None:
         """No effect: hosts of this world lose no power between two writes."""
 
