@@ -41,7 +41,7 @@ BAD_VALUES = (
     ({"ABSURD_WORKER_GRACE": "inf"}, "grace_seconds"),
     ({"ABSURD_MAX_RETRIES": "0"}, "transient_attempts"),
     ({"ABSURD_WORKER_ID": "../other"}, "'../other'"),
-    ({"PIPELINE_PRODUCTS_DB": "nosuch://x"}, "nosuch"),
+    ({"PIPELINE_PRODUCTS_DB": "nosuch://x"}, "PIPELINE_PRODUCTS_DB"),
     ({"ABSURD_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "ABSURD_DATABASE_URL"),
     ({"ABSURD_DATABASE_URL": "no url"}, "ABSURD_DATABASE_URL"),
     ({"PIPELINE_SCRATCH_DIR": "/dev/shm/contimg-scratch"}, "different file systems"),
