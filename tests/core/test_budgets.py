@@ -18,6 +18,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import BackendUnavailable, RunReleased
 from absurd_contimg.core.evidence import Evidence
+from absurd_contimg.core.failure_handling import FailureHandler
 from absurd_contimg.core.failures import RetryHook
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
@@ -366,6 +367,33 @@ async def test_concurrent_steps_keep_no_order(backend: Backend) -> None:
     assert history.task.completed_payload == [[name, name] for name in "abc"]
     saved = [checkpoint.checkpoint_name for checkpoint in history.checkpoints]
     assert STEPS_CHANGED not in saved
+
+
+async def test_a_step_that_ends_while_a_failure_is_noted_is_not_named(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure named no step then."""
+    is_noted, earlier_reasons = asyncio.Event(), FailureHandler._earlier_reasons
+    ended = asyncio.Event()
+
+    async def read_slowly(self: FailureHandler, claimed: Any) -> Any:
+        is_noted.set()
+        await ended.wait()
+        return await earlier_reasons(self, claimed)
+
+    async def handler(params: Any, ctx: TaskContext) -> None:
+        async def fail() -> None:
+            raise ValueError("by a")
+
+        async def go_on() -> None:
+            await ctx.step("c", is_noted.wait)
+            ended.set()
+
+        await asyncio.gather(go_on(), ctx.step("a", fail))
+
+    monkeypatch.setattr(FailureHandler, "_earlier_reasons", read_slowly)
+    history = await story(backend, handler)
+    assert history.runs[-1].failure_reason["step"] == "a"  # type: ignore[index,call-overload]
 
 
 @pytest.mark.parametrize("is_wrapped", [False, True])

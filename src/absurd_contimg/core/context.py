@@ -112,14 +112,11 @@ class TaskContext:
 
     @property
     def in_step(self) -> bool:
-        """Whether who asks runs inside of a step, whatever other steps run at the same time."""
+        """Whether who asks runs inside of a step."""
         return _in_step.get()
 
     def step_of(self, error: BaseException) -> str | None:
-        """The step whose function has raised this or what led to it, else `current_step`.
-
-        Where steps run at the same time, the one that began last may be another one.
-        """
+        """The step that has raised this or what led to it, else `current_step`: the last one."""
         steps = {id(raised): step for raised, step in self._failures}
         failed = (steps[id(link)] for link in chain_of(error) if id(link) in steps)
         return next(failed, self.current_step)
@@ -160,7 +157,8 @@ class TaskContext:
         if handle.done:
             return cast(_T, handle.state)
         await self._session.save(handle.checkpoint_name, cast(Json, value))
-        self.current_step = None
+        if self.current_step == handle.checkpoint_name:  # no other one has begun or failed since
+            self.current_step = None
         _in_step.set(False)
         return value
 
