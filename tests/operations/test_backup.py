@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -260,6 +261,32 @@ async def test_queues_of_others_in_the_database_are_not_set_back(
         connection.execute("drop table absurd.contimg_sites")
     with pytest.raises(SettingError, match="too: 'other program'"):
         require_no_other_queues(database_url, queue_names(QUEUE), read_site(site))
+
+
+def test_the_backup_of_another_site_is_refused(
+    database_url: str, new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    """Its tasks and its products took the place of this site's, and no worker started then."""
+    clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+
+    def run(site: str, *words: str) -> Any:
+        options = ["--input-dir", str(tmp_path / "incoming"), "--output-dir", str(tmp_path / site)]
+        options += ["--database-url", urls[site]]
+        return CliRunner().invoke(app, [*options, *words], env={**clean, "COLUMNS": "120"})
+
+    urls = {"one_site": database_url, "other_site": new_database()}
+    for site in urls:
+        assert run(site, "db", "init", "--this-site").exit_code == 0
+        assert run(site, "backup", str(tmp_path / f"of_{site}")).exit_code == 0
+    folder = str(tmp_path / "of_other_site")
+    refused = run("one_site", "restore", folder, "--force")
+    assert f"{folder} is a backup of another site" in f"{refused.exception}"
+    assert run("one_site", "restore", str(tmp_path / "of_one_site"), "--force").exit_code == 0
+    assert run("one_site", "restore", folder, "--force", "--other-site").exit_code == 0
+    (tmp_path / "incoming").mkdir()
+    refused = run("one_site", "worker", "--until-idle")
+    assert "this process has one of another site there" in f"{refused.exception}"
+    assert run("one_site", "db", "init", "--this-site").exit_code == 0
 
 
 def test_a_restoration_asks_for_all_queues(database_url: str, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def backup(
     """
     from absurd_contimg.operations.maintenance import make_backup
     from absurd_contimg.operations.services import database_url, has_registry
+    from absurd_contimg.products.site_file import read_site
 
     settings = state.settings()
     has_registry(settings)  # raises where it is gone: the backup would lack it
@@ -41,7 +42,8 @@ def backup(
     target = folder or settings.pipeline.paths.state_dir / "backups" / f"{now:%Y%m%dT%H%M%SZ}"
     _require_place(settings.pipeline.paths, target)
     url = database_url(settings, create=False)
-    made = make_backup(url, settings.registry_url, target.absolute(), now)
+    site = read_site(settings.pipeline.paths.output_dir)
+    made = make_backup(url, settings.registry_url, target.absolute(), now, site)
     console.print(message_line(f"{', '.join(made.files)} in {target}"))
     _show_left_out(made)
 
@@ -80,6 +82,13 @@ def restore(
             "--all-queues", help="Set back queues of other sites in the same database, too."
         ),
     ] = False,
+    other_site: Annotated[
+        bool,
+        typer.Option(
+            "--other-site",
+            help="Take the backup of another site, or of this one before db init --this-site.",
+        ),
+    ] = False,
 ) -> None:
     """Put registry and queue back as they were in a backup. Stop all services first.
 
@@ -102,13 +111,19 @@ def restore(
     from absurd_contimg.registry.database import exists
 
     settings = state.settings()
-    read_backup(folder.absolute())  # a misspelt folder makes no database
+    noted = read_backup(folder.absolute())  # a misspelt folder makes no database
+    output = settings.pipeline.paths.output_dir
+    site = read_site(output)
+    if not other_site and None not in (site, noted.site) and noted.site != site:
+        raise SettingError(
+            f"{folder} is a backup of another site than that of the output folder {output}.",
+            "Give the folder of that site (--output-dir), or another backup. If it is to be this "
+            "site's from now on, or was made before contimg db init --this-site: --other-site",
+        )
     require_own_state(settings)
     require_stopped(settings.registry_url, datetime.now(UTC))
     require_only_registry(settings)
     url = database_url(settings, may_be_new=True)
-    output = settings.pipeline.paths.output_dir
-    site = read_site(output)
 
     def check() -> None:
         if not all_queues:

@@ -109,8 +109,10 @@ class Restoration:
     """The statements that give other roles the rights again that they had on the tables before."""
 
 
-def make_backup(database_url: str, registry_url: str, folder: Path, now: datetime) -> Backup:
-    """Copy registry and queue into a new folder, which is there whole or not at all.
+def make_backup(
+    database_url: str, registry_url: str, folder: Path, now: datetime, site: str | None = None
+) -> Backup:
+    """Copy registry and queue of a site into a new folder, which is there whole or not at all.
 
     Raises `SettingError` if the folder is there, if a copy cannot be made, or during a restoration.
     """
@@ -136,7 +138,7 @@ def make_backup(database_url: str, registry_url: str, folder: Path, now: datetim
         _dump(database_url, partial / QUEUE)
         files = {path.name: digest(path) for path in sorted(partial.iterdir())}
         made_at = now.astimezone(UTC).isoformat(timespec="seconds")
-        made = Backup(FORMAT, made_at, files, {k: v for k, v in left_out.items() if v})
+        made = Backup(FORMAT, made_at, files, {k: v for k, v in left_out.items() if v}, site)
         with failures_of(folder):
             (partial / NOTE).write_text(json.dumps(asdict(made), indent=1))
         for path in partial.iterdir():

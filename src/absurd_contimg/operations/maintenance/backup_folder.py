@@ -31,6 +31,8 @@ class Backup:
     left_out: Mapping[str, Sequence[ForeignTrigger]] = field(default_factory=dict)
     """By file, the triggers that are in it and not restored, as other schemas have their functions.
     """
+    site: str | None = None
+    """The identity of the output folder; None of a site that had none yet."""
 
     @property
     def left_out_statements(self) -> list[str]:
@@ -53,6 +55,7 @@ def read_backup(folder: Path) -> Backup:
                 str(name): [_trigger(each) for each in triggers]
                 for name, triggers in dict(values.get("left_out", {})).items()
             },
+            None if values.get("site") is None else str(values["site"]),
         )
     except FileNotFoundError as error:
         is_there = folder.is_dir()

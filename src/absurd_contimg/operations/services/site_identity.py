@@ -365,9 +365,10 @@ def _foreign(what: str, queue: str, theirs: str, ours: str) -> SettingError:
         "registry": "PIPELINE_PRODUCTS_DB to the registry of the site, or PIPELINE_STATE_DIR "
         "(--state-dir) to its folder",
     }
+    here = f"the {what} {ours}" if ours != theirs else "one of another site there"
     return SettingError(
         f"The queue {queue!r} belongs to a site with the {what} {theirs}; this process has "
-        f"the {what} {ours}. Both together would write products and registry in two places.",
+        f"{here}. Both together would write products and registry in two places.",
         f"Set {settings[what]}. For a second site: a queue of its own (--queue NAME, contimg db "
         "init). If the site was moved here for good, stop its workers, then: contimg db init "
         "--this-site",
