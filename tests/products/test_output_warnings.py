@@ -24,6 +24,15 @@ from absurd_contimg.products.output_warnings import output_warnings
             "1 antennas flagged, as the selected tables have no solutions for them: DSA104",
         ),
         (
+            {"calibrated_ms": {"uncalibrated_channels": 9, "uncalibrated_subbands": [0, 12]}},
+            "9 channels flagged, as the selected tables have no solutions for them, among them all "
+            "of sub-bands 00, 12",
+        ),
+        (
+            {"calibrated_ms": {"uncalibrated_channels": 1, "uncalibrated_subbands": []}},
+            "1 channels flagged, as the selected tables have no solutions for them",
+        ),
+        (
             {"validation": {"verdict": "clean", "n_expected": 0}},
             "not checked: the image shows no catalogue source that can be compared",
         ),

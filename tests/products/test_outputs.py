@@ -69,8 +69,10 @@ def test_calibrated_set_has_no_keys_of_flagging() -> None:
     flagged = from_json(FlagOutputs, {"flagged_ms": {**MS, "dead_antennas": ["DSA1"]}}).flagged_ms
     calibrated = CalibrateApplyOutputs(replace(flagged, n_channels=1))
     written = to_json(calibrated)["calibrated_ms"]
-    names = ("placeholder_subbands", "empty_subbands", "uncalibrated_antennas")
-    assert written == {**MS, "n_channels": 1, **{name: [] for name in names}}
+    uncalibrated = ("uncalibrated_antennas", "uncalibrated_subbands")
+    names = ("placeholder_subbands", "empty_subbands", *uncalibrated)
+    empty = {"uncalibrated_channels": 0, **{name: [] for name in names}}
+    assert written == {**MS, "n_channels": 1, **empty}
 
 
 def test_error_names_every_field_that_does_not_fit() -> None:

@@ -69,16 +69,19 @@ def test_antennas_without_data_do_not_count_as_flagged_solutions() -> None:
     )
 
 
-def test_channels_without_data_do_not_count_either() -> None:
+def test_channels_without_data_count_as_flagged_and_fail_no_gate() -> None:
     """Four placeholders of sixteen sub-bands leave a good calibration good."""
-    bandpass, gains = random_solutions(0.01)
+    bandpass, gains = random_solutions(0.01, flagged=0.1)
     bandpass.flags[:, 16:32] = True
     present = ALL_CHANNELS.copy()
     present[16:32] = False
-    assert measure_quality(
-        bandpass, gains, bandpass.antennas, ALL_CHANNELS
-    ).flagged_fraction == pytest.approx(0.25)
-    assert measure_quality(bandpass, gains, bandpass.antennas, present).flagged_fraction == 0.0
+    quality = measure_quality(bandpass, gains, bandpass.antennas, present)
+    assert quality.flagged_fraction == pytest.approx(0.25 + 0.75 * 0.1, abs=0.02)
+    assert quality.flagged_with_data == pytest.approx(0.1, abs=0.02)
+    check_quality(quality, CalibrationConfig(), "CAL0")
+    quality = measure_quality(bandpass, gains, bandpass.antennas, ALL_CHANNELS)
+    with pytest.raises(DataQualityError, match=r"calibration\.flagged_fraction_max"):
+        check_quality(quality, CalibrationConfig(), "CAL0")
 
 
 def test_antennas_with_data_that_the_solver_dropped_are_named() -> None:

@@ -129,7 +129,53 @@ def solve_cases() -> None:
     assert solve.parameters(with_other_calibration) != solve.parameters(CALIBRATOR)
 
     case = "solve: four middle sub-bands missing"
-    attempt(case, solve, damaged(CALIBRATOR, name, "s5", drop_middle))
+    result = attempt(case, solve, damaged(CALIBRATOR, name, "s5", drop_middle))
+    if not result:
+        return
+    quality = result["caltables"]["quality"]
+    raised[case] = ("none", json.dumps([quality.get(key) for key in FLAGGED_SOLUTIONS]))
+    incomplete_solutions(result["caltables"]["tables"])
+
+
+FLAGGED_SOLUTIONS = ("flagged_fraction", "flagged_with_data")
+
+
+def incomplete_solutions(solved: list[dict[str, Any]]) -> None:
+    """Applied to a whole group: whether just data without solutions are flagged, the rest's change.
+
+    Then to a group that lacks another sub-band.
+    """
+    folder = ROOT / "solve-four-middle-sub-bands-missing" / "product"
+    tables = [{**table, "path": str(folder / Path(table["path"]).name)} for table in solved]
+    (bandpass,) = (Path(table["path"]) for table in tables if table["type"] == "BP")
+    name = "DSA040"
+    with open_table(bandpass, writable=True) as main:
+        flags, weak = main.getcol("FLAG"), main.getcol("ANTENNA1") == antenna(name, bandpass)
+        flags[:, 5, weak] = True
+        main.putcol("FLAG", flags)
+    chosen = dict(SCIENCE.outputs["calibration"])  # type: ignore[arg-type]
+    context = SCIENCE.with_outputs({"calibration": {**chosen, "tables": tables}})
+    case = "apply: sub-bands without solutions"
+    result = attempt(case, CalibrateApplyStage(), context)
+    ms = Path(SCIENCE.outputs_of(CalibrateApplyOutputs).calibrated_ms.path)
+    usual = calibrated_visibilities(ms)
+    applied = calibrated_visibilities(
+        ROOT / case.replace(": ", "-").replace(" ", "-") / "product" / ms.name
+    )
+    as_expected, difference = True, 0.0
+    for key, data in applied.items():
+        lost = np.zeros(data.shape, dtype=bool)
+        lost[:, 12:20] = True
+        lost[:, 5] |= name in key
+        as_expected &= bool(((data == 0) == (lost | (usual[key] == 0))).all())
+        difference = max(difference, float(np.abs(np.where(lost, 0, data - usual[key])).max()))
+    scatter = float(np.std(list(usual.values())))
+    described = result["calibrated_ms"]
+    without = [described.get(f"uncalibrated_{each}") for each in ("channels", "subbands")]
+    raised[case] = ("none", json.dumps([as_expected, difference / scatter, *without]))
+    flagged = dict(context.outputs["flagged_ms"]) | {"placeholder_subbands": [15]}  # type: ignore[arg-type]
+    fewer = context.with_outputs({"flagged_ms": flagged})
+    attempt("apply: too few sub-bands", CalibrateApplyStage(), fewer)
 
 
 def one_is_no_number(main: Any, _path: Path) -> None:

@@ -333,6 +333,7 @@ def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> Non
         "apply: all zero": ("OutputError", "are all zero"),
         "apply: table missing": ("MissingInputError", "missing or has no table.dat"),
         "apply: other antennas": ("DataQualityError", "for 5 of the 10 antennas"),
+        "apply: too few sub-bands": ("DataQualityError", "only 11 of 16 sub-bands"),
         "flag: greedy": ("OverFlaggedError", "before the search for outliers"),
         "flag: all zero": ("DataQualityError", "is flagged, more than"),
         "image: all flagged": ("OutputError", "point spread function"),
@@ -346,6 +347,7 @@ def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> Non
         "solve: four middle sub-bands missing",
         "solve: own solutions were refused",
         "solve: antenna without data",
+        "apply: sub-bands without solutions",
         "apply: antenna without data",
         "apply: antenna without solutions",
         "flag: greedy, then gentler",
@@ -357,7 +359,11 @@ def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> Non
     assert set(raised) == {*expected, *fine}
     assert "'solved': False" in raised["solve: own solutions were refused"][1]
     assert "were refused" in raised["solve: own solutions were refused"][1]
-    assert raised["solve: four middle sub-bands missing"] == ["none", ""]
+    assert raised["solve: four middle sub-bands missing"] == ["none", "[0.25, 0.0]"]
+    # CASA takes solutions of other channels where it has none, unless it is told otherwise.
+    as_expected, difference, *without = json.loads(raised["apply: sub-bands without solutions"][1])
+    assert (as_expected, without) == (True, [8, [6, 7, 8, 9]])
+    assert difference < 0.1
     # Each antenna has its own solutions, though all behind the absent one have other numbers.
     missing, difference, uncalibrated = json.loads(raised["apply: antenna without data"][1])
     assert (missing < 0, difference < 1e-6, uncalibrated) == (True, True, []), difference

@@ -120,7 +120,8 @@ class ConversionConfig(Section):
     expected_subbands: int = Field(16, ge=1)
     """Sub-band files of a complete group."""
     subbands_min: int = Field(12, ge=1)
-    """With fewer the group is refused; missing ones get flagged placeholders (guide: 12)."""
+    """With fewer the group is refused; missing ones get flagged placeholders (guide: 12). So is one
+    in which fewer have both data and solutions."""
     averaging_max: int = Field(4, ge=1)
     """Channels averaged into one, at most; the number divides the channels of a sub-band."""
     averaged_width_max_hz: float = Field(1.0e6, gt=0)
@@ -176,7 +177,8 @@ class CalibrationConfig(Section):
     antennas_min: int = Field(10, ge=4)
     """Smallest number of antennas with solutions (guide: 10)."""
     flagged_fraction_max: float = Field(0.25, gt=0, le=1)
-    """Flagged fraction of the solutions above which the set is refused (guide: 0.25)."""
+    """Flagged fraction of the solutions, of channels that have data, above which the set is refused
+    (guide: 0.25)."""
     amplitude_scatter_max: float = Field(0.10, gt=0)
     """Relative scatter from channel to channel of the bandpass, median over antennas.
 

@@ -31,11 +31,19 @@ def _warnings(outputs: Mapping[str, Any]) -> Iterator[str]:
     selected = _section(outputs, "calibration")
     if text := selected.get("warning"):
         yield f"{text}, beyond the limit" if selected.get("beyond_reach") else str(text)
-    flagged = _section(outputs, "calibrated_ms").get("uncalibrated_antennas")
+    calibrated = _section(outputs, "calibrated_ms")
+    flagged = calibrated.get("uncalibrated_antennas")
     if isinstance(flagged, list) and flagged and flagged != unsolved:
         yield (
             f"{len(flagged)} antennas flagged, as the selected tables have no solutions for them: "
             f"{_listed(flagged)}"
+        )
+    if n_channels := calibrated.get("uncalibrated_channels"):
+        whole = calibrated.get("uncalibrated_subbands")
+        among = f", among them all of sub-bands {_numbers(whole)}" if whole else ""
+        yield (
+            f"{n_channels} channels flagged, as the selected tables have no solutions for them"
+            f"{among}"
         )
     if _section(outputs, "validation").get("n_expected") == 0:
         yield "not checked: the image shows no catalogue source that can be compared"

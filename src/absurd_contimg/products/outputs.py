@@ -59,6 +59,10 @@ class MeasurementSet:
     flagged_fraction: float = 0.0
     uncalibrated_antennas: tuple[str, ...] = ()
     """Antennas whose data were flagged as the applied tables have no solutions for them."""
+    uncalibrated_channels: int = 0
+    """Such channels, counted before they were averaged for imaging."""
+    uncalibrated_subbands: tuple[int, ...] = ()
+    """Sub-bands that consist of such channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +96,14 @@ class SolutionQuality:
     n_antennas: int
     """With at least half of their channels solved."""
     flagged_fraction: float
-    """Of the bandpass solutions of antennas and channels that have data."""
+    """Of the solutions of antennas that have data, missing sub-bands included."""
     amplitude_scatter: float
     """From channel to channel, relative; median over antennas and polarisations."""
     phase_scatter_deg: float
     unsolved_antennas: tuple[str, ...] = ()
     """Antennas with data but without any solution: the solver has dropped them."""
+    flagged_with_data: float = 0.0
+    """Of those in channels that have data: sub-bands that are missing have a limit of their own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,12 @@ def count_flags(path: Path) -> FlagCounts:
     )
 
 
+def whole_subbands(channels: NDArray[np.bool_], n_subbands: int) -> tuple[int, ...]:
+    """The sub-bands all of whose channels are set; channels ascend in frequency, 0 is the last."""
+    by_subband = channels.reshape(n_subbands, -1)[::-1]
+    return tuple(i for i, part in enumerate(by_subband) if part.all())
+
+
 def channel_frequencies(path: Path) -> NDArray[np.float64]:
     """Channel centres in Hz of the one spectral window."""
     with open_table(path / "SPECTRAL_WINDOW") as window:

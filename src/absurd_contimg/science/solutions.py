@@ -54,18 +54,28 @@ def read_solutions(path: Path, remedy: str) -> Solutions:
     return Solutions(names, gains, flagged)
 
 
+def with_flags(interpolation: str) -> str:
+    """This interpolation in time, and in frequency one in which data without solutions are flagged.
+
+    On the same channels just those are flagged, on others also data next to them (measured).
+    """
+    return f"{interpolation},linearflag"
+
+
 def measure_quality(
     bandpass: Solutions, gains: Solutions, antennas: Collection[str], channels: NDArray[np.bool_]
 ) -> SolutionQuality:
     """Figures of a bandpass and gain table, for the antennas and channels that have data."""
     chosen = [i for i, name in enumerate(bandpass.antennas) if name in antennas]
-    flags = (bandpass.flags | gains.flags)[chosen][:, channels]
+    all_flags = (bandpass.flags | gains.flags)[chosen]
+    flags = all_flags[:, channels]
     values = np.where(flags, np.nan, bandpass.gains[chosen][:, channels])
     amplitude, phase = _channel_scatter(values)
     unsolved = np.all(flags, axis=(1, 2)).tolist()
     return SolutionQuality(
         n_antennas=int((flags.mean(axis=(1, 2)) < 0.5).sum()),
-        flagged_fraction=round(float(flags.mean()), 6),
+        flagged_fraction=round(float(all_flags.mean()), 6),
+        flagged_with_data=round(float(flags.mean()), 6),
         amplitude_scatter=round(amplitude, 6),
         phase_scatter_deg=round(phase, 6),
         unsolved_antennas=tuple(
@@ -102,7 +112,7 @@ def check_quality(quality: SolutionQuality, settings: CalibrationConfig, origin:
     """Raise `DataQualityError` for the first gate that fails; scatter of NaN passes."""
     gates = (
         ("antennas_min", -quality.n_antennas, -settings.antennas_min),
-        ("flagged_fraction_max", quality.flagged_fraction, settings.flagged_fraction_max),
+        ("flagged_fraction_max", quality.flagged_with_data, settings.flagged_fraction_max),
         ("amplitude_scatter_max", quality.amplitude_scatter, settings.amplitude_scatter_max),
         ("phase_scatter_max_deg", quality.phase_scatter_deg, settings.phase_scatter_max_deg),
     )

@@ -6,13 +6,14 @@ On a copy: a killed ``applycal`` leaves a half-corrected Measurement Set without
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from typing_extensions import override
 
-from absurd_contimg.config import ApplyConfig
+from absurd_contimg.config import ApplyConfig, ConversionConfig
 from absurd_contimg.errors import DataQualityError, InputError, OutputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import (
@@ -26,6 +27,7 @@ from absurd_contimg.products.outputs import (
     CalibrateApplyOutputs,
     Caltable,
     FlagOutputs,
+    MeasurementSet,
     SelectCalibrationOutputs,
     names,
 )
@@ -38,15 +40,17 @@ from absurd_contimg.science.measurement_set import (
     divisor_up_to,
     open_table,
     row_chunks,
+    whole_subbands,
     working_copy,
 )
+from absurd_contimg.science.solutions import with_flags
 
 
 class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
     """Applies the selected set's tables in their order."""
 
     name = "calibrate_apply"
-    version = 2
+    version = 3
     resource = Resource.CALIBRATION
     requires = names(FlagOutputs, SelectCalibrationOutputs)
     provides = names(CalibrateApplyOutputs)
@@ -56,7 +60,11 @@ class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
     @override
     def parameters(self, context: PipelineContext) -> Parameters:
         parameters: Parameters = context.config.apply.model_dump(mode="json")
-        return {**parameters, "antennas_min": context.config.calibration.antennas_min}
+        return {
+            **parameters,
+            "antennas_min": context.config.calibration.antennas_min,
+            "subbands_min": context.config.conversion.subbands_min,
+        }
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
@@ -85,15 +93,17 @@ class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
         matched = [
             matched_table(table.path, copy, workspace.temporary, antennas_min) for table in tables
         ]
+        before = count_flags(copy)
         applycal(
             vis=str(copy),
             gaintable=[str(path) for path in matched],
-            interp=[table.interp for table in tables],
+            interp=[_interpolation(table) for table in tables],
             calwt=[True],
             applymode="calflag",
             flagbackup=False,
         )
         flags = _check_corrected(copy, settings.flagged_fraction_max)
+        uncalibrated = _check_subbands(ms, before, flags, context.config.conversion)
         without_data = {name for name, share in flags.by_antenna.items() if share >= 1.0}
         target = workspace.product / copy.name
         factor = _split(copy, target, settings)
@@ -106,6 +116,10 @@ class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
             n_channels=ms.n_channels // factor,
             flagged_fraction=round(count_flags(target).total, 6),
             uncalibrated_antennas=tuple(sorted(without_data - set(ms.dead_antennas))),
+            uncalibrated_channels=int(
+                ((before.by_channel < 1.0) & (flags.by_channel >= 1.0)).sum()
+            ),
+            uncalibrated_subbands=uncalibrated,
         )
         return CalibrateApplyOutputs(calibrated)
 
@@ -132,6 +146,40 @@ def _tables(context: PipelineContext) -> list[Caltable]:
     """The selected set's tables in order of application."""
     tables = context.outputs_of(SelectCalibrationOutputs).calibration.tables
     return sorted(tables, key=lambda table: table.apply_order)
+
+
+def _interpolation(table: Caltable) -> str:
+    """How ``applycal`` interpolates in time, and for a bandpass in frequency.
+
+    By default CASA takes solutions of other channels for data without any, however far away:
+    delays of 15 ns made fluxes 16 % low with four sub-bands missing (measured).
+    """
+    return with_flags(table.interp) if table.type == "BP" else table.interp
+
+
+def _check_subbands(
+    ms: MeasurementSet, before: FlagCounts, after: FlagCounts, config: ConversionConfig
+) -> tuple[int, ...]:
+    """The sub-bands that lost all their data for want of solutions: they count as missing ones."""
+    empty, empty_before = (
+        whole_subbands(flags.by_channel >= 1.0, config.expected_subbands)
+        for flags in (after, before)
+    )
+    lost = tuple(sorted({*empty} - {*empty_before}))
+    absent = {*lost, *ms.placeholder_subbands}
+    n_left = config.expected_subbands - len(absent)
+    if lost and n_left < config.subbands_min:
+        raise DataQualityError(
+            f"only {n_left} of {config.expected_subbands} sub-bands of {ms.path.name} have data "
+            f"and solutions, at least {config.subbands_min} are needed (without solutions: "
+            f"{_numbers(lost)}; without data: {_numbers(ms.placeholder_subbands)}).",
+            "The solutions do not cover these data: use another set, or solve again.",
+        )
+    return lost
+
+
+def _numbers(subbands: Sequence[int]) -> str:
+    return ", ".join(f"{i:02d}" for i in subbands) or "none"
 
 
 def _check_corrected(ms: Path, flagged_fraction_max: float) -> FlagCounts:

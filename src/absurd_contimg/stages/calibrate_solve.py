@@ -52,6 +52,7 @@ from absurd_contimg.science.solutions import (
     export_gains,
     measure_quality,
     read_solutions,
+    with_flags,
 )
 
 GAINS_NAME = "gains.npz"
@@ -64,6 +65,7 @@ class CalibrateSolveStage(PipelineStage[CalibrateSolveOutputs]):
     """Without a calibrator in transit, its product only states the reason."""
 
     name = "calibrate_solve"
+    version = 2
     resource = Resource.CALIBRATION
     requires = names(FlagOutputs, CatalogSetupOutputs)
     provides = names(CalibrateSolveOutputs)
@@ -207,7 +209,7 @@ class _SolveJob:
             calmode="ap",
             solint=settings.gain_interval,
             gaintable=[str(self.bandpass)],
-            interp=["nearest"],
+            interp=[with_flags("nearest")],
         )
 
     def check(self, flags: FlagCounts, origin: str) -> SolutionQuality:
