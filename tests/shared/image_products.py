@@ -41,16 +41,24 @@ def commit_tiles(
     *,
     noise_jy: float = 0.002,
     scales: Sequence[float] | None = None,
+    offsets_deg: Sequence[float] | None = None,
     seed: int = 1,
 ) -> list[str]:
-    """An image product for each plan, registered; the groups. `scales` multiply the fluxes."""
+    """An image product for each plan, registered; the groups.
+
+    `scales` multiply the fluxes; `offsets_deg` are added to the right ascensions: a wrong clock.
+    """
     rng = np.random.default_rng(seed)
     groups = []
     for number, plan in enumerate(plans):
         scale = 1.0 if scales is None else scales[number]
-        scaled = [replace(source, flux_jy=source.flux_jy * scale) for source in sources]
+        offset = 0.0 if offsets_deg is None else offsets_deg[number]
+        shown = [
+            replace(source, flux_jy=source.flux_jy * scale, ra_deg=(source.ra_deg + offset) % 360)
+            for source in sources
+        ]
         group = f"2025-01-15T10:{5 * number:02d}:00"
-        tile = make_tile(plan, scaled, noise_jy, rng)
+        tile = make_tile(plan, shown, noise_jy, rng)
         mid_mjd = FIRST_MJD + number * STEP_DAYS
         commit_image(output_dir, registry, group, plan, tile, mid_mjd)
         commit_measurement_set(output_dir, registry, group, mid_mjd, round(plan.dec_deg, 3))
@@ -135,16 +143,22 @@ def commit_measurement_set(
 
 
 def commit_validation(
-    output_dir: Path, registry: Registry, group: str, failed_gates: tuple[str, ...]
+    output_dir: Path,
+    registry: Registry,
+    group: str,
+    failed_gates: tuple[str, ...],
+    n_expected: int = 0,
+    n_matched: int = 0,
 ) -> None:
-    """Commit and register a validation that failed these gates."""
+    """Commit and register a validation that failed these gates, with its catalogue sources."""
     key = hashlib.blake2b(f"{group}{failed_gates}".encode(), digest_size=20).hexdigest()
     location = f"validation/{group}-{key[:10]}"
     product, committed = output_dir / "scratch" / key, output_dir / location
     product.mkdir(parents=True)
     (product / "report.json").write_text("{}")
     verdict = "degraded" if failed_gates else "clean"
-    validation = Validation(committed / "report.json", verdict, failed_gates, 0, 0, *(None,) * 8)
+    counts = n_expected, n_matched
+    validation = Validation(committed / "report.json", verdict, failed_gates, *counts, *(None,) * 8)
     outputs = to_json(ValidateOutputs(validation))
     _commit(product, output_dir, location, "validate", group, key, outputs)
     registry.register(committed, load_committed(committed))

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
+from hypothesis import given
+from hypothesis import strategies as st
 from image_products import commit_tiles, commit_validation
 from synthetic_tiles import BEAM, TilePlan, random_sources, strip
 
@@ -19,8 +21,13 @@ from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.errors import OutputError, SettingError, TooFewTilesError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import Workspace
-from absurd_contimg.products.mosaic_outputs import MosaicMembers, MosaicOutputs, TileTable
-from absurd_contimg.products.outputs import SourceTable, from_json, to_json
+from absurd_contimg.products.mosaic_outputs import (
+    MosaicMember,
+    MosaicMembers,
+    MosaicOutputs,
+    TileTable,
+)
+from absurd_contimg.products.outputs import ContinuumImage, SourceTable, from_json, to_json
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.science.catalogue import SkySource, write_catalogue
 from absurd_contimg.science.restoring_beams import RestoringBeam
@@ -47,12 +54,14 @@ class Site:
         n_sources: int = 12,
         scales: Sequence[float] | None = None,
         noise_jy: float = 0.002,
+        offsets_deg: Sequence[float] | None = None,
     ) -> list[SkySource]:
         sources = random_sources(plans, n_sources, 1.0, np.random.default_rng(2))
         write_catalogue(self.catalogue, sources)
         self.groups = commit_tiles(
-            self.paths.output_dir, self.registry, plans, sources, scales=scales, noise_jy=noise_jy
-        )
+            self.paths.output_dir, self.registry, plans, sources, scales=scales, noise_jy=noise_jy,
+            offsets_deg=offsets_deg,
+        )  # fmt: skip
         return sources
 
     def members(self) -> MosaicMembers:
@@ -186,6 +195,72 @@ def test_tiles_that_are_not_good_enough_are_refused_with_the_reason(
     assert "noise of 20 mJy exceeds" in reasons[site.groups[3]]
     mosaic = site.make(workspace, members)[0].mosaic
     assert (mosaic.n_tiles, mosaic.n_refused, mosaic.failed_gates) == (2, 5, ("coverage",))
+
+
+def test_a_tile_without_the_catalogue_s_sources_is_refused(
+    site: Site, workspace: Workspace
+) -> None:
+    """A clock that was 60 s off: flux and position have nothing to measure, and pass.
+
+    A tile that misses a few faint sources fails the same gate of its validation, and is used.
+    """
+    site.commit(strip(30.0, 16.0, 3, **SIZE), 18, offsets_deg=(0.0, 0.25, 0.0))
+    for group, n_matched in zip(site.groups, (14, 0, 16), strict=True):
+        gates = () if n_matched == 16 else ("completeness",)
+        commit_validation(site.paths.output_dir, site.registry, group, gates, 16, n_matched)
+    mosaic = site.make(workspace)[0].mosaic
+    table = json.loads((workspace.product / "tiles.json").read_text())
+    assert [tile["group_id"] for tile in table["used"]] == [site.groups[0], site.groups[2]]
+    (refused,) = table["refused"]
+    assert refused == {
+        "group_id": site.groups[1],
+        "reason": "0 of the 16 catalogue sources that it should show are where the catalogue has "
+        "them; a tile needs 50%",
+    }
+    assert (mosaic.verdict, mosaic.completeness_worst) == ("accepted", 1.0)
+
+
+def test_a_mosaic_with_a_tile_without_the_catalogue_s_sources_is_degraded(
+    site: Site, workspace: Workspace
+) -> None:
+    """A tile that no validation judged; the sources of the other tile pass all other gates."""
+    site.commit(strip(30.0, 16.0, 2, **SIZE), 12, offsets_deg=(0.0, 0.25))
+    mosaic = site.make(workspace)[0].mosaic
+    assert mosaic.n_compared >= 4
+    assert (mosaic.verdict, mosaic.failed_gates) == ("degraded", ("completeness",))
+    assert mosaic.completeness_worst == 0.0
+    good, displaced = json.loads((workspace.product / "tiles.json").read_text())["used"]
+    assert good["n_matched"] == good["n_expected"] >= 4
+    assert displaced["n_matched"] == 0
+    assert displaced["n_expected"] >= 4
+
+
+_COUNTS = st.integers(0, 30).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n)))
+
+
+@given(counts=st.lists(_COUNTS, min_size=1, max_size=6))
+def test_a_tile_is_used_exactly_if_enough_of_its_sources_are_recognised(
+    counts: list[tuple[int, int]],
+) -> None:
+    path = Path("image.fits")
+    image = ContinuumImage(
+        path, path, path, path, "tclean", 0.002, 1.0, 500.0, 60.0, 43.0, 20.0, 64, *(0.0,) * 4
+    )
+    tiles = tuple(
+        MosaicMember(f"group-{k}", image, ("completeness",), *count)
+        for k, count in enumerate(counts)
+    )
+    config = PipelineConfig(paths=PathsConfig.below(Path()))
+    # Groups that were not validated, so that a mosaic can be made.
+    whole = tuple(MosaicMember(f"whole-{k}", image) for k in range(config.mosaic.tiles_min))
+    selection = select_tiles(MosaicMembers((*tiles, *whole)), config, "deep")
+    used = {member.group_id for member in selection.used}
+    refused = {member.group_id for member in selection.refused}
+    assert used.isdisjoint(refused)
+    assert used | refused == {member.group_id for member in (*tiles, *whole)}
+    for tile in tiles:
+        n_expected, n_matched = tile.n_expected, tile.n_matched
+        assert (tile.group_id in refused) == (n_expected >= 2 and 2 * n_matched < n_expected)
 
 
 def test_too_few_tiles_are_poor_data_and_every_reason_is_given(site: Site) -> None:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+from group_stages import InProcessExecutor
 from image_products import FIRST_MJD, commit_image, commit_tiles
 from synthetic_tiles import TilePlan, make_tile, strip
 from toy_products import toy_product
@@ -44,7 +45,7 @@ from absurd_contimg.science.catalogue import SkySource, write_catalogue
 from absurd_contimg.science.restoring_beams import RestoringBeam
 from absurd_contimg.settings import load_settings
 from absurd_contimg.workflows.assembly import make_pipeline_worker
-from absurd_contimg.workflows.mosaic import TASK_NAME, parse_params, spawn_options
+from absurd_contimg.workflows.mosaic import TASK_NAME, mosaic_stages, parse_params, spawn_options
 
 QUEUE = "dsa110-pipeline"
 BEAM = RestoringBeam(180.0, 150.0, 20.0)
@@ -58,6 +59,8 @@ class Site:
 
     root: Path
     plans: Sequence[TilePlan] = tuple(PLANS)
+    sources: Sequence[SkySource] = tuple(SOURCES)
+    offsets_deg: Sequence[float] | None = None
     config: PipelineConfig = field(init=False)
     registry: Registry = field(init=False)
     inputs: MosaicInputs = field(init=False)
@@ -69,9 +72,11 @@ class Site:
         paths = self.config.paths
         paths.input_dir.mkdir(parents=True)
         prepare_folders(paths)
-        write_catalogue(paths.input_dir / "catalog.csv", SOURCES)
+        write_catalogue(paths.input_dir / "catalog.csv", self.sources)
         self.registry = Registry(paths.state_dir / "registry.sqlite3", output_dir=paths.output_dir)
-        groups = commit_tiles(paths.output_dir, self.registry, self.plans, SOURCES)
+        groups = commit_tiles(
+            paths.output_dir, self.registry, self.plans, self.sources, offsets_deg=self.offsets_deg
+        )
         self.inputs = MosaicInputs(
             window_id="window-1",
             members=tuple(groups),
@@ -203,6 +208,30 @@ async def test_a_group_repaired_after_its_window_was_closed_gets_into_another_mo
         assert first.product_key != second.product_key
         shown = json.loads(site.command("mosaic", "show", name, "--json"))
         assert [tile["group_id"] for tile in shown["tiles"]["used"]] == groups
+
+
+async def test_a_mosaic_with_a_displaced_tile_is_not_published(tmp_path: Path) -> None:
+    """No validation refused the tile; all sources that are recognised are in the other."""
+    positions = [(358.9, 16.3), (359.2, 15.8), (359.4, 16.1), (0.6, 16.3), (0.9, 15.8), (1.1, 16.2)]
+    sources = [SkySource(f"S{k}", *position, 1.0) for k, position in enumerate(positions)]
+    site = Site(tmp_path, sources=sources, offsets_deg=(0.0, 0.25))
+    with (
+        closing(site.registry),
+        ScratchOwner(site.config.paths.scratch_dir, "mosaic") as owner,
+    ):
+        executor = InProcessExecutor({stage.name: stage for stage in mosaic_stages()})
+        runner = StageRunner(site.config, executor, site.registry, owner)
+        backend = MemoryBackend(MemoryDatabase())
+        await backend.create_queue(QUEUE)
+        history = await site.work(backend, runner)
+        (mosaic,) = list_mosaics(site.registry.database, window_id="window-1")
+        shown = site.command("mosaic", "show", "window-1")
+    assert history.task.state == "completed"
+    assert mosaic.details["mosaic"]["verdict"] == "degraded"
+    assert mosaic.details["mosaic"]["failed_gates"] == ["completeness"]
+    assert mosaic.details["mosaic"]["n_compared"] > 0
+    assert "one tile the worst shows 0 % of its catalogue sources" in " ".join(shown.split())
+    assert not list(site.config.paths.published.glob("mosaics/*"))
 
 
 @dataclass

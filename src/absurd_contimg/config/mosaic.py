@@ -37,6 +37,15 @@ class MosaicConfig(Section):
     refused_gates: tuple[str, ...] = ("flux", "position", "noise")
     """A tile that failed one of these gates of its own validation is refused: a calibration of
     another strip gave fluxes 16 times too low (the telescope's own notes)."""
+    tile_completeness_min: float = Field(0.5, ge=0, le=1)
+    """Share of the catalogue sources expected in a tile that must be where the catalogue has them:
+    otherwise the tile is refused, and a mosaic with it is degraded. Not the 0.9 that an image needs
+    to be clean: of 16 sources two that are missing fail that, and spoil no mosaic. With a wrong
+    clock or declination nearly none is there (0 of 16 at 60 s, measured), nor with fluxes below 0.3
+    of the catalogue's, where flux and position have nothing to measure. Half is far from both."""
+    tile_sources_min: int = Field(2, ge=1)
+    """With fewer expected sources a tile is not judged by them: a single source may be variable,
+    or resolved."""
     beam_tolerance: float = Field(0.02, ge=0)
     """Restoring beams whose widths differ by less are taken for equal; others are convolved to a
     common beam."""
@@ -57,6 +66,12 @@ class MosaicConfig(Section):
     """For the groups of one night."""
     deep: TierLimits = TierLimits(tile_noise_max=1.5, noise_error_max=0.2)
     """For those of many nights."""
+
+    def recognises(self, n_matched: int, n_expected: int) -> bool:
+        """Whether so many of the expected catalogue sources allow to use a tile."""
+        if n_expected < self.tile_sources_min:
+            return True
+        return n_matched >= self.tile_completeness_min * n_expected
 
     def limits(self, tier: MosaicTier) -> TierLimits:
         """The limits of a tier."""

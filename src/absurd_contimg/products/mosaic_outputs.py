@@ -15,6 +15,10 @@ class MosaicMember:
     group_id: str
     image: ContinuumImage
     failed_gates: tuple[str, ...] = ()
+    n_expected: int = 0
+    """Catalogue sources that the image should show; 0, too, where nothing validated it."""
+    n_matched: int = 0
+    """Those of them that it shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,10 @@ class MosaicTile:
     """Of the mosaic, to which it contributes."""
     convolved: bool
     """To the common restoring beam."""
+    n_expected: int | None = None
+    """Catalogue sources that this tile should show; None in earlier versions."""
+    n_matched: int | None = None
+    """Those of them that it shows where the catalogue has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,9 @@ class MosaicImage:
     north_offset_arcsec: float | None
     tile_excess_worst: float | None = None
     """How far that ratio is from 1 beyond twice its error; None, too, in earlier versions."""
+    completeness_worst: float | None = None
+    """The smallest share of its expected catalogue sources that a tile shows, of the tiles with
+    enough of them to be judged; None, too, in earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)

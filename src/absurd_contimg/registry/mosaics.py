@@ -138,11 +138,13 @@ def mosaic_members(database: Database, group_ids: Sequence[str]) -> MosaicMember
                 continue
             described = from_json(ImageOutputs, database.resolved(image.details)).image
             validation = _newest(session, ValidationRow, group_id)
-            gates: tuple[str, ...] = ()
-            if validation is not None:
-                outputs = database.resolved(validation.details)
-                gates = from_json(ValidateOutputs, outputs).validation.failed_gates
-            tiles.append(MosaicMember(group_id, described, gates))
+            if validation is None:
+                tiles.append(MosaicMember(group_id, described))
+                continue
+            outputs = database.resolved(validation.details)
+            checks = from_json(ValidateOutputs, outputs).validation
+            counts = checks.n_expected, checks.n_matched
+            tiles.append(MosaicMember(group_id, described, checks.failed_gates, *counts))
     ordered = sorted(tiles, key=lambda tile: (tile.image.mid_mjd, tile.group_id))
     return MosaicMembers(tuple(ordered), tuple(missing))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +42,14 @@ class TilePair:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceCount:
+    """How many catalogue sources a tile should show, and how many of them it shows."""
+
+    n_expected: int
+    n_matched: int
+
+
+@dataclass(frozen=True, slots=True)
 class TileFlux:
     """A source's flux in one tile, and its error from noise."""
 
@@ -54,18 +62,75 @@ def measure_tile(
 ) -> dict[str, TileFlux]:
     """The fluxes, corrected for the beam, of the sources that stand out in a tile, by name."""
     measured = {}
-    for source, (x, y) in zip(sources, _pixels_of(tile.wcs, sources), strict=True):
-        if not _is_inside(x, y, tile.pixels.shape):
-            continue
-        response = float(tile.response[round(y), round(x)])
-        if not response >= response_min or source.flux_jy * response < snr_min * tile.noise_jy:
-            continue
+    for index, x, y, response in _standing_out(tile, sources, snr_min, response_min):
+        source = sources[index]
         peak = fit_peak(tile.pixels, x, y, radius_px)
         if peak is not None and peak.height > _FOUND_FRACTION * source.flux_jy * response:
             flux = peak.height / response
             error = math.hypot(tile.noise_jy / response, _PEAK_ERROR * flux)
             measured[source.name] = TileFlux(flux, error)
     return measured
+
+
+def count_sources(
+    tile: Tile,
+    sources: Sequence[SkySource],
+    is_isolated: Callable[[int], bool],
+    radius_px: float,
+    settings: ValidationConfig,
+) -> SourceCount:
+    """The sources that a tile should show, by the settings for single images, and those it shows.
+
+    Left out are sources so near to the edge or to blank pixels that no peak can be fitted.
+    """
+    reach = math.ceil(radius_px) + 1
+    limits = settings.snr_min, settings.beam_response_min
+    n_expected = n_matched = 0
+    for index, x, y, response in _standing_out(tile, sources, *limits):
+        column, row = round(x), round(y)
+        rows, columns = (slice(max(0, k - reach), k + reach + 1) for k in (row, column))
+        area = tile.pixels[rows, columns]
+        if area.shape != (2 * reach + 1,) * 2 or not np.isfinite(area).all():
+            continue
+        if not is_isolated(index):
+            continue
+        n_expected += 1
+        peak = fit_peak(tile.pixels, x, y, radius_px)
+        least = _FOUND_FRACTION * sources[index].flux_jy * response
+        n_matched += peak is not None and peak.height > least
+    return SourceCount(n_expected, n_matched)
+
+
+def _standing_out(
+    tile: Tile, sources: Sequence[SkySource], snr_min: float, response_min: float
+) -> Iterator[tuple[int, float, float, float]]:
+    """Index, column, row and beam response of each source that stands out of a tile's noise."""
+    for index, (x, y) in enumerate(_pixels_of(tile.wcs, sources)):
+        if not _is_inside(x, y, tile.pixels.shape):
+            continue
+        response = float(tile.response[round(y), round(x)])
+        flux = sources[index].flux_jy * response
+        if response >= response_min and flux >= snr_min * tile.noise_jy:
+            yield index, x, y, response
+
+
+def isolation_of(
+    catalogue: Sequence[SkySource], beam: RestoringBeam, settings: ValidationConfig
+) -> Callable[[int], bool]:
+    """Whether the source of an index has no neighbour of comparable flux within some beams."""
+    from scipy.spatial import KDTree
+
+    if not catalogue:
+        return lambda _index: True
+    vectors = source_vectors(catalogue)
+    tree = KDTree(vectors)
+    reach = math.radians(settings.isolation_beams * beam.major_arcsec / 3600.0)
+
+    def is_isolated(index: int) -> bool:
+        near = (catalogue[k] for k in tree.query_ball_point(vectors[index], reach) if k != index)
+        return all(other.flux_jy < 0.02 * catalogue[index].flux_jy for other in near)
+
+    return is_isolated
 
 
 def compare_tiles(tiles: Mapping[str, Mapping[str, TileFlux]]) -> list[TilePair]:
@@ -117,15 +182,11 @@ def check_sources(
 
     Fluxes are those at the catalogue's frequency; the beam response is 1: they are corrected.
     """
-    from scipy.spatial import KDTree
-
     if not catalogue:
         return []
     cell_arcsec = float(wcs.wcs.cdelt[1]) * 3600.0
     radius_px = settings.match_radius_arcsec / cell_arcsec
-    vectors = source_vectors(catalogue)
-    tree = KDTree(vectors)
-    reach = math.radians(settings.isolation_beams * beam.major_arcsec / 3600.0)
+    is_isolated = isolation_of(catalogue, beam, settings)
     checks = []
     for index, (x, y) in enumerate(_pixels_of(wcs, catalogue)):
         if not _is_inside(x, y, pixels.shape):
@@ -134,10 +195,8 @@ def check_sources(
         snr = source.flux_jy * math.sqrt(weights[round(y), round(x)])
         if snr < settings.snr_min:
             continue
-        near = (catalogue[k] for k in tree.query_ball_point(vectors[index], reach) if k != index)
-        isolated = all(other.flux_jy < 0.02 * source.flux_jy for other in near)
         position = source.name, source.ra_deg, source.dec_deg, source.flux_jy
-        check = SourceCheck(*position, 1.0, snr, isolated)
+        check = SourceCheck(*position, 1.0, snr, is_isolated(index))
         peak = fit_peak(pixels, x, y, radius_px)
         if peak is not None and peak.height > _FOUND_FRACTION * source.flux_jy:
             ra, dec = (float(v) for v in wcs.wcs_pix2world(peak.x, peak.y, 0))

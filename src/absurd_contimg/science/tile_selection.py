@@ -44,6 +44,12 @@ def select_tiles(members: MosaicMembers, config: PipelineConfig, tier: MosaicTie
         reason = ""
         if gates:
             reason = f"its validation failed: {', '.join(gates)}"
+        elif not settings.recognises(member.n_matched, member.n_expected):
+            reason = (
+                f"{member.n_matched} of the {member.n_expected} catalogue sources that it should "
+                f"show are where the catalogue has them; a tile needs "
+                f"{settings.tile_completeness_min:.0%}"
+            )
         elif not 0 < member.image.rms_jy <= noise_limit * (1 + _TIE):
             reason = (
                 f"its noise of {1e3 * member.image.rms_jy:.3g} mJy exceeds "

@@ -7,7 +7,7 @@ gate ends degraded, without error.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,14 @@ from absurd_contimg.regular_files import read_json
 from absurd_contimg.science.canvas import Canvas, Footprint, plan_canvas
 from absurd_contimg.science.catalogue import SkySource, read_catalogue
 from absurd_contimg.science.mosaic_checks import (
+    SourceCount,
     TileFlux,
     TilePair,
     check_sources,
     compare_tiles,
     count_extremes,
+    count_sources,
+    isolation_of,
     measure_tile,
     normalised_noise,
 )
@@ -63,6 +66,7 @@ class MosaicStage(PipelineStage[MosaicOutputs]):
     """Adds up the images of the members that are good enough."""
 
     name = "mosaic"
+    version = 2
     requires = frozenset(MosaicInputs.model_fields) | names(MosaicMembers)
     provides = names(MosaicOutputs)
     product_folder = "mosaics"
@@ -75,6 +79,7 @@ class MosaicStage(PipelineStage[MosaicOutputs]):
             "tier": context.mosaic_inputs.tier,
             "members": _groups(members),
             "failed_gates": {m.group_id: list(m.failed_gates) for m in members.tiles},
+            "sources": {m.group_id: [m.n_matched, m.n_expected] for m in members.tiles},
             "mosaic": context.config.mosaic.model_dump(mode="json"),
             "validation": context.config.validation.model_dump(mode="json"),
             "response_min": context.config.beam.cutoff,
@@ -163,7 +168,11 @@ class _Builder:
     canvas: Canvas
     total: MosaicSum
     catalogue: list[SkySource]
+    is_isolated: Callable[[int], bool]
+    """Of a source of the catalogue, by its index."""
     fluxes: dict[str, Mapping[str, TileFlux]]
+    counts: list[SourceCount]
+    """Of each tile: a displaced tile has no source in common with others to be compared."""
     frequencies_hz: list[float]
     smearing: list[float]
     """Of each tile; see the image stage. Images of earlier versions do not have it."""
@@ -181,7 +190,8 @@ class _Builder:
         high = max(declinations) + _CATALOGUE_MARGIN_DEG
         near = [source for source in catalogue if low < source.dec_deg < high]
         total = MosaicSum(canvas, config.beam.cutoff)
-        return cls(selection, config, canvas, total, near, {}, [], [], total.weights)
+        isolated = isolation_of(near, selection.beam, config.validation)
+        return cls(selection, config, canvas, total, near, isolated, {}, [], [], [], total.weights)
 
     def add(self, member: MosaicMember) -> MosaicTile:
         """Read a tile, convolve it if need be, measure its noise and sources, and add it."""
@@ -204,6 +214,10 @@ class _Builder:
         self.fluxes[member.group_id] = measure_tile(
             tile, self.catalogue, settings.tile_snr_min, radius_px, cutoff
         )
+        count = count_sources(
+            tile, self.catalogue, self.is_isolated, radius_px, self.config.validation
+        )
+        self.counts.append(count)
         self.frequencies_hz.append(float(header["FREQ-EFF"]))
         self.smearing.append(float(header.get("SMEARING", 0.0)))
         return MosaicTile(
@@ -214,6 +228,8 @@ class _Builder:
             noise,
             self.total.add(tile),
             self.selection.beams_differ,
+            count.n_expected,
+            count.n_matched,
         )
 
     def finish(
@@ -229,6 +245,8 @@ class _Builder:
             self.pixels, weights, self.canvas.wcs, self.catalogue, beam, frequency,
             config.validation,
         )  # fmt: skip
+        judged = [c for c in self.counts if c.n_expected >= config.mosaic.tile_sources_min]
+        shares = [count.n_matched / count.n_expected for count in judged]
         positive, negative = count_extremes(self.pixels, weights, config.mosaic.negative_sigma)
         covered = weights > 0
         figures: dict[str, Any] = {
@@ -244,8 +262,9 @@ class _Builder:
             "n_tile_pairs": len(pairs),
             "tile_ratio_worst": None if worst is None else worst.ratio,
             "tile_excess_worst": None if worst is None else worst.excess,
+            "completeness_worst": min(shares, default=None),
         }
-        failed = failed_gates(figures, pairs, table, config, inputs.tier)
+        failed = failed_gates(figures, pairs, self.counts, table, config, inputs.tier)
         times = [tile.mid_mjd for tile in table.used]
         height, width = self.canvas.shape
         ra, dec = self.canvas.wcs.wcs_pix2world((width - 1) / 2, (height - 1) / 2, 0)
@@ -287,6 +306,7 @@ class _Builder:
 def failed_gates(
     figures: Mapping[str, Any],
     pairs: Sequence[TilePair],
+    counts: Sequence[SourceCount],
     table: TileTable,
     config: PipelineConfig,
     tier: MosaicTier,
@@ -302,6 +322,8 @@ def failed_gates(
         "tiles": not any(pair.excess > settings.tile_ratio_error_max for pair in pairs),
         "dynamic_range": figures["dynamic_range"] >= validation.dynamic_range_min,
         "negative": figures["negative_sources"] <= negative_max,
+        # Flux and position are of the sources that are there: other tiles may have them all.
+        "completeness": all(settings.recognises(c.n_matched, c.n_expected) for c in counts),
         "flux": ratio is None or abs(ratio - 1.0) <= validation.flux_error_max,
         "position": position is None or position <= validation.position_error_max_arcsec,
     }

@@ -223,6 +223,7 @@ def _show(mosaic: Mosaic, figures: Mapping[str, Any], tiles: Mapping[str, Any]) 
     if ratio is not None:
         error = figures["position_error_median_arcsec"]
         compared += f", flux ratio {ratio:.3f} +- {scatter:.3f}, position {error:.2f} arcsec"
+    completeness = figures.get("completeness_worst")  # which earlier versions do not have
     worst = figures["tile_ratio_worst"]
     lines = {
         "image": figures["path"],
@@ -237,6 +238,9 @@ def _show(mosaic: Mosaic, figures: Mapping[str, Any], tiles: Mapping[str, Any]) 
         f"{figures['noise_ratio']:.3f} times that; peak {figures['dynamic_range']:.0f} sigma",
         "sources": f"{figures['positive_sources']} spots, {figures['negative_sources']} negative",
         "catalogue": compared,
+        "one tile": "not compared with the catalogue"
+        if completeness is None
+        else f"the worst shows {100 * completeness:.0f} % of its catalogue sources",
         "two tiles": "no common source"
         if worst is None
         else f"worst flux ratio {worst:.3f} of {figures['n_tile_pairs']} pairs",
