@@ -47,6 +47,7 @@ from absurd_contimg.testing import (
     replay_handler,
     run_handler,
 )
+from absurd_contimg.testing.replay_command import ReplayOptions
 from absurd_contimg.testing.strategies import scenarios, timed_faults
 
 DOCS = Path(__file__).parents[2] / "docs" / "testing.md"
@@ -484,6 +485,54 @@ def test_printed_command_shows_the_same_future_again(tmp_path: Path) -> None:
     assert again.count(f": {fault} at ") == 1, "the trace is shown once"
 
 
+_SECOND_OF_TWO = """
+from absurd_contimg.testing import explore_crashes
+
+async def safe(params, ctx):
+    return 1
+
+async def counts(params, ctx):
+    return ctx.attempt
+
+def test_counts():
+    assert explore_crashes(safe, {}).futures > 20
+    explore_crashes(counts, {})
+"""
+
+
+def test_printed_command_holds_in_the_folder_and_for_the_exploration(tmp_path: Path) -> None:
+    """It named the file from the root of the project, and always replayed the first one."""
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "test_unsafe.py").write_text(_SECOND_OF_TWO)
+    first = pytest_in(tmp_path / "below", ".", only_ours=True).stdout
+    command = re.search(
+        r"Replay: pytest (-s test_unsafe.py::test_counts --absurd-faults .*)", first
+    )
+    assert command is not None, first
+    assert command[1].endswith(" --absurd-exploration 2")
+    again = pytest_in(tmp_path / "below", *command[1].split(), only_ours=True).stdout
+    assert "1 failed" in again
+    assert "same_end_as_baseline" in again
+
+
+def test_each_exploration_of_drawn_examples_counts_as_the_first() -> None:
+    """Another number of them is drawn when the command is pasted."""
+    options = ReplayOptions("kill@3")
+
+    @settings(max_examples=3, database=None)
+    @given(st.integers())
+    def explores(_number: int) -> None:
+        options.begin_exploration()
+        assert options.schedule_now == "kill@3"
+
+    explores()
+    assert options.command("kill@3").endswith(" --absurd-faults kill@3")
+    options.begin_exploration()
+    assert options.schedule_now is None
+    assert options.command("kill@3").endswith(" --absurd-faults kill@3 --absurd-exploration 2")
+
+
 _SAFE_TEST = """
 from absurd_contimg.testing import explore_crashes
 
@@ -501,6 +550,7 @@ def test_safe():
         ("kill@3", "1 skipped"),  # ends well: what the test says is of all futures
         ("kill@99999", "kill@99999 was not injected: that process has "),
         ("kill@3,pause@99999", "pause@99999 was not injected"),
+        ("kill@3 --absurd-exploration 2", "--absurd-exploration 2: the test has only 1"),
         ("kill@0", "'kill@0' is no fault"),
         ("killl@3", "'killl' is no kind of fault; there are kill, "),
         ("garbage", "'garbage' is no fault: write a kind and a crash point from 1, or"),
@@ -508,7 +558,7 @@ def test_safe():
 )
 def test_plan_that_shows_nothing_says_so(tmp_path: Path, plan: str, says: str) -> None:
     (tmp_path / "test_safe.py").write_text(_SAFE_TEST)
-    shown = pytest_in(tmp_path, ".", "--absurd-faults", plan, only_ours=True)
+    shown = pytest_in(tmp_path, ".", "--absurd-faults", *plan.split(), only_ours=True)
     assert says in shown.stdout + shown.stderr
     assert "claim_task" not in shown.stdout, "a trace tells nothing here"
 

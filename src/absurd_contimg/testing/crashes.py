@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import shlex
 import threading
 import warnings
 from collections import Counter
@@ -45,6 +43,7 @@ from absurd_contimg.simulation.model.faults import (
     parse_schedule,
 )
 from absurd_contimg.simulation.model.worker_factory import SETTINGS, AnyHandler, HandlerWorkers
+from absurd_contimg.testing.replay_command import REPLAY
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -75,9 +74,6 @@ def _one_at_a_time(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 _ERRORS = no_error_is_uncaught.__name__
-
-only_schedule: str | None = None
-"""Set by ``pytest --absurd-faults``: the only future that `explore_crashes` runs."""
 
 
 def handler_spec(
@@ -157,20 +153,20 @@ def explore_crashes(
     _require_arguments(explore_crashes, spec)
     kinds = tuple(map(_kind, faults))
     tested = handler_spec(handler, params, repeats=repeats, **spec)  # type: ignore[arg-type]
+    REPLAY.begin_exploration()
     _check_baseline(tested, ends)
-    if only_schedule is not None:
-        _replay(tested, only_schedule)
+    if (schedule := REPLAY.schedule_now) is not None:
+        _replay(tested, schedule)
     exploration = explore(tested, faults=kinds, second_faults=kinds if pairs else ())
     if exploration.findings:
         findings = exploration.findings
         first = min(findings, key=lambda finding: len(finding.schedule))
-        test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0] or "THE_TEST"
         number = f"{len(findings)} of {exploration.futures} futures have violations"
         if len(findings) >= FINDINGS_MAX:
             number += f", and the others were not run: it stops at {FINDINGS_MAX} findings"
         raise AssertionError(
             f"{number}. The one with the fewest faults:\n{_seen_again(tested, first)}\n"
-            f"Replay: pytest -s {shlex.quote(test)} --absurd-faults {first.schedule_text}"
+            f"Replay: {REPLAY.command(first.schedule_text)}"
         )
     return exploration
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from absurd_contimg.testing.replay_command import REPLAY
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
@@ -26,7 +28,7 @@ _TEMPLATE = "absurd_testing_template"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--absurd-backend``."""
+    """``--absurd-backend``, ``--absurd-faults`` and ``--absurd-exploration``."""
     group = parser.getgroup("absurd", "Absurd: durable tasks")
     group.addoption(
         "--absurd-backend",
@@ -39,6 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="let explore_crashes run only this future and show its trace: kill@17,pause@4, or "
         "\"kill@checkpoint_state 'charge'\"",
+    )
+    group.addoption(
+        "--absurd-exploration",
+        type=int,
+        default=1,
+        help="which explore_crashes of a test --absurd-faults means, from 1 (default: the first)",
     )
 
 
@@ -53,13 +61,34 @@ def pytest_configure(config: pytest.Config) -> None:
     schedule = config.getoption("--absurd-faults")
     if schedule is not None:
         from absurd_contimg.simulation.model.faults import parse_schedule  # noqa: PLC0415
-        from absurd_contimg.testing import crashes  # noqa: PLC0415
 
         try:
             parse_schedule(schedule)
         except ValueError as error:
             raise pytest.UsageError(f"--absurd-faults: {error}") from None
-        crashes.only_schedule = schedule
+    REPLAY.schedule = schedule
+    REPLAY.exploration = config.getoption("--absurd-exploration")
+    if REPLAY.exploration < 1:
+        raise pytest.UsageError("--absurd-exploration: the first one of a test is 1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Say which test runs: node ids begin at the root, arguments where pytest was started."""
+    file, colons, name = item.nodeid.partition("::")
+    path = os.path.relpath(item.config.rootpath / file, item.config.invocation_params.dir)
+    REPLAY.begin_test(f"{path}{colons}{name}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    """Fail a test that has fewer explorations than the one that is meant."""
+    yield
+    if REPLAY.schedule is not None and 0 < REPLAY.explorations < REPLAY.exploration:
+        pytest.fail(
+            f"--absurd-exploration {REPLAY.exploration}: the test has only {REPLAY.explorations}",
+            pytrace=False,
+        )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
