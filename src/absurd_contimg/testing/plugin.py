@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import sys
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ QUEUE = "default"
 """The queue that every backend of these fixtures has."""
 
 _TEMPLATE = "absurd_testing_template"
+_VARIABLES = "absurd_contimg.simulation.model.process_variables"
+_changed_before = pytest.StashKey[Any]()
+"""The variables that runs in fixtures, before a test itself, have changed."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -81,14 +85,30 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Generator[None]:
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """Fail a test that has fewer explorations than the one that is meant."""
+    variables = sys.modules.get(_VARIABLES)
+    item.stash[_changed_before] = {} if variables is None else variables.changes()
     yield
     if REPLAY.schedule is not None and 0 < REPLAY.explorations < REPLAY.exploration:
         pytest.fail(
             f"--absurd-exploration {REPLAY.exploration}: the test has only {REPLAY.explorations}",
             pytrace=False,
         )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Set back what the runs of a test have left, once its fixtures have seen it.
+
+    What those in fixtures have left stays: other tests may read it.
+    """
+    try:
+        yield
+    finally:
+        variables = sys.modules.get(_VARIABLES)
+        if variables is not None and _changed_before in item.stash:
+            variables.set_back(kept=item.stash[_changed_before])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -4,13 +4,18 @@ All simulated processes share one interpreter. Each begins with the variables as
 values, containers of them, and locks, events and queues. The content of an object of another class
 is left alone. When the kernel goes from one process to another, the variables go with it: a paused
 process goes on with what it had left, and holds no lock for which another one waits.
+
+After a world the variables are as its last process has left them, for a test to read. What it has
+changed is remembered, and set back before the next world: that one begins as this one did. What has
+another value by then, somebody else has set, and it stays.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from operator import is_
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
@@ -40,10 +45,40 @@ class _Values(NamedTuple):
     """Of each object that processes share."""
 
 
+class Change(NamedTuple):
+    """What a world has changed in a module or in a container."""
+
+    first: Any
+    left: Any
+    read: Callable[[], Any]
+    write: Callable[[Any], None]
+
+
+_changes: dict[int, Change] = {}
+"""By the id of the module's namespace or of the container, which `read` keeps alive."""
+
+
+def changes() -> Mapping[int, Change]:
+    """What has been changed and is not set back yet."""
+    return _changes.copy()
+
+
+def set_back(kept: Mapping[int, Change] | None = None) -> None:
+    """Undo what worlds have changed, except `kept`; what has been set since stays."""
+    for key, change in changes().items():
+        if kept is None or kept.get(key) is not change:
+            del _changes[key]
+            change.write(_undone(change.first, change.left, change.read()))
+
+
 class ProcessVariables:
-    """The variables of the modules in which functions are defined, as they are now."""
+    """The variables of the modules in which functions are defined, as they were before any world.
+
+    To make one sets back what earlier worlds have changed.
+    """
 
     def __init__(self, functions: Iterable[object]) -> None:
+        set_back()
         functions = list(functions)
         modules = {id(each): each for function in functions for each in _namespaces(function)}
         self._modules = list(modules.values())
@@ -103,6 +138,14 @@ class ProcessVariables:
                 refill(each, content)
         for each, content in zip(self._primitives, contents[len(self._containers) :], strict=True):
             refill(each, content)
+        self._remember_changes()
+
+    def _remember_changes(self) -> None:
+        names, contents = self._first
+        for module, first in zip(self._modules, names, strict=True):
+            _remember(module, first, partial(_names, module), partial(_rebind, module))
+        for each, first in zip(self._containers, contents, strict=False):
+            _remember(each, first, partial(content_of, each), partial(refill, each))
 
     def _leads_to_primitive(self, value: object) -> bool:
         return any(True for _ in primitives_in([value], self._packages, _NEARBY_MAX))
@@ -113,11 +156,7 @@ class ProcessVariables:
 
     def _write(self, values: _Values) -> None:
         for module, names in zip(self._modules, values.names, strict=True):
-            for name in _names(module).keys() - names.keys():
-                del module[name]
-            for name, value in names.items():
-                if module.get(name, _MISSING) is not value:
-                    module[name] = value
+            _rebind(module, names)
         shared = (*self._containers, *self._primitives)
         for each, content in zip(shared, values.contents, strict=True):
             refill(each, content)
@@ -128,6 +167,49 @@ def _bind(module: dict[str, Any], name: str, value: object) -> None:
         del module[name]
     else:
         module[name] = value
+
+
+def _rebind(module: dict[str, Any], names: dict[str, Any]) -> None:
+    for name in _names(module).keys() - names.keys():
+        del module[name]
+    for name, value in names.items():
+        if module.get(name, _MISSING) is not value:
+            module[name] = value
+
+
+def _remember(
+    shared: object, first: Any, read: Callable[[], Any], write: Callable[[Any], None]
+) -> None:
+    left = read()
+    if _is_same(first, left):
+        _changes.pop(id(shared), None)
+    else:
+        _changes[id(shared)] = Change(first, left, read, write)
+
+
+def _undone(first: Any, left: Any, now: Any) -> Any:
+    """A content without what was changed from `first` to `left`; a dict's keys each for itself."""
+    if _is_same(left, now):
+        return first
+    if not isinstance(now, dict):
+        return now
+    content = {
+        key: first.get(key, _MISSING) if left.get(key, _MISSING) is value else value
+        for key, value in now.items()
+    }
+    content |= {key: first[key] for key in first if key not in left and key not in now}
+    return {key: value for key, value in content.items() if value is not _MISSING}
+
+
+def _is_same(content: Any, other: Any) -> bool:
+    """By identity: what users' values say of `==` may be no truth value."""
+    if len(content) != len(other):
+        return False
+    if isinstance(content, dict):
+        return all(other.get(key, _MISSING) is value for key, value in content.items())
+    if isinstance(content, list):
+        return all(map(is_, content, other))
+    return bool(content == other)
 
 
 def _namespaces(function: object) -> Iterable[dict[str, Any]]:
