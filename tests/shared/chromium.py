@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,10 +54,16 @@ def find_chromium(playwright: Playwright) -> str:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A running browser."""
-    with sync_playwright() as playwright:
+    """A running browser, which writes nothing into the home folder."""
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home,
+        sync_playwright() as playwright,
+    ):
+        folders = {"HOME": home, "XDG_CONFIG_HOME": home, "XDG_CACHE_HOME": home}
         browser = playwright.chromium.launch(
-            executable_path=find_chromium(playwright), args=_ARGUMENTS
+            executable_path=find_chromium(playwright),
+            args=_ARGUMENTS,
+            env={**os.environ, **folders},
         )
         try:
             yield browser
