@@ -41,8 +41,9 @@ types: setup
 	$(BIN)/mypy
 
 # A file's tests run in one process, as they share what is costly; the longest files begin first (tests/conftest.py).
-# Three processes a core, as half of the time is waiting: for leases, servers, processes that end.
-PYTEST := $(BIN)/pytest -n 6 --dist loadfile --no-loadscope-reorder --durations 15
+# Two processes a core keep both busy all the time; each more collects all tests and starts a server of its own.
+PROCESSES := 4
+PYTEST = $(BIN)/pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations 15
 
 # Whole sites, which take minutes: hosts in network namespaces, upgrades from earlier releases of Absurd,
 # services, the commands of the guide, emergencies, all commands beside outages, killed, at once, in odd
@@ -67,6 +68,8 @@ collect: setup
 run-tests: collect
 	$(PYTEST) $(SITE_TESTS:%=--ignore=%)
 
+# They wait more: for leases, servers, processes that end.
+test-site: PROCESSES := 6
 test-site: check
 	$(PYTEST) $(SITE_TESTS)
 
